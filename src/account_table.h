@@ -1,0 +1,28 @@
+/*-------------------------------------------------------------------------
+ *
+ * account_table.h
+ *	  The rows of gig_account_sync: locked, created, read and written.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GIGS_WEBHOOKS_ACCOUNT_TABLE_H
+#define GIGS_WEBHOOKS_ACCOUNT_TABLE_H
+
+#include "account.h"
+
+/*
+ * All of these want to be called in the owner's name, connected to SPI, with
+ * the accounts in order of account_id and none of them twice.
+ */
+extern void LockAccounts(const GigSchema *schema, GigAccount *accounts,
+						 int naccounts);
+extern int	LockExistingAccounts(const GigSchema *schema,
+								 GigAccount *accounts, int naccounts);
+extern void WriteAccounts(const GigSchema *schema, const GigAccount *accounts,
+						  int naccounts);
+
+extern int	CompareUuids(const pg_uuid_t *a, const pg_uuid_t *b);
+extern GigAccount *FindAccount(GigAccount *accounts, int naccounts,
+							   const pg_uuid_t *account_id);
+
+#endif							/* GIGS_WEBHOOKS_ACCOUNT_TABLE_H */

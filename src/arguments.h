@@ -1,0 +1,56 @@
+/*-------------------------------------------------------------------------
+ *
+ * arguments.h
+ *	  How SQL functions take webhook bodies and secrets.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GIGS_WEBHOOKS_ARGUMENTS_H
+#define GIGS_WEBHOOKS_ARGUMENTS_H
+
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+
+/* The UTF-8 bytes of text: what is signed, whatever the database's encoding. */
+static inline bytea *
+TextToUtf8(text *t)
+{
+	int			len = (int) VARSIZE_ANY_EXHDR(t);
+	char	   *utf8 = pg_server_to_any(VARDATA_ANY(t), len, PG_UTF8);
+	bytea	   *result;
+
+	if (utf8 == VARDATA_ANY(t))
+		return (bytea *) t;
+	len = (int) strlen(utf8);
+	result = palloc(VARHDRSZ + len);
+	SET_VARSIZE(result, VARHDRSZ + len);
+	memcpy(VARDATA(result), utf8, len);
+	pfree(utf8);
+	return result;
+}
+
+static inline bytea *
+Utf8Argument(FunctionCallInfo fcinfo, int argno)
+{
+	return TextToUtf8(PG_GETARG_TEXT_PP(argno));
+}
+
+/* A body that may be null. */
+static inline bytea *
+BodyArgument(FunctionCallInfo fcinfo, int argno)
+{
+	return PG_ARGISNULL(argno) ? NULL : PG_GETARG_BYTEA_PP(argno);
+}
+
+/* The same function for people at a psql prompt, who have the body as text. */
+#define TEXT_BODY_OVERLOAD(name) \
+	PG_FUNCTION_INFO_V1(name##_text); \
+	Datum \
+	name##_text(PG_FUNCTION_ARGS) \
+	{ \
+		if (!PG_ARGISNULL(0)) \
+			PG_GETARG_DATUM(0) = PointerGetDatum(Utf8Argument(fcinfo, 0)); \
+		return name(fcinfo); \
+	}
+
+#endif							/* GIGS_WEBHOOKS_ARGUMENTS_H */

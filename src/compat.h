@@ -1,0 +1,102 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  What differs between PostgreSQL 13 and the newest, under one name each.
+ *
+ * The rest of the code knows no versions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GIGS_WEBHOOKS_COMPAT_H
+#define GIGS_WEBHOOKS_COMPAT_H
+
+#include "catalog/dependency.h"
+#include "common/jsonapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/datetime.h"
+#include "utils/guc.h"
+#include "utils/plancache.h"
+
+/*
+ * PostgreSQL 16 lets a JSON semantic action stop the parser.  Before, actions
+ * return nothing, and the way to stop is to tell the lexer that its input ends
+ * here: the parser then fails at the next token.
+ */
+#if PG_VERSION_NUM >= 160000
+#define JSON_ACTION JsonParseErrorType
+#define JSON_ACTION_CONTINUE() return JSON_SUCCESS
+#define JSON_ACTION_STOP(lex) return JSON_SEM_ACTION_FAILED
+#else
+#define JSON_ACTION void
+#define JSON_ACTION_CONTINUE() return
+#define JSON_ACTION_STOP(lex) \
+	do { \
+		(lex)->input_length = 0; \
+		return; \
+	} while (0)
+#endif
+
+/* A lexer over UTF-8 that leaves escape sequences alone. */
+static inline JsonLexContext *
+MakeRawJsonLexer(const char *json, int len)
+{
+#if PG_VERSION_NUM >= 170000
+	return makeJsonLexContextCstringLen(NULL, json, len, PG_UTF8, false);
+#else
+	return makeJsonLexContextCstringLen((char *) json, len, PG_UTF8, false);
+#endif
+}
+
+/* PostgreSQL 16 added a parameter that only abbreviations of zones use. */
+static inline int
+DecodeDateTimeFields(char **field, int *ftype, int nf, int *dtype,
+					 struct pg_tm *tm, fsec_t *fsec, int *tzp)
+{
+#if PG_VERSION_NUM >= 160000
+	DateTimeErrorExtra extra;
+
+	return DecodeDateTime(field, ftype, nf, dtype, tm, fsec, tzp, &extra);
+#else
+	return DecodeDateTime(field, ftype, nf, dtype, tm, fsec, tzp);
+#endif
+}
+
+/* The length of the valid UTF-8 (without NUL) that a string starts with. */
+static inline int
+ValidUtf8Length(const char *s, int len)
+{
+#if PG_VERSION_NUM >= 140000
+	return pg_encoding_verifymbstr(PG_UTF8, s, len);
+#else
+	int			valid = 0;
+
+	if (pg_verify_mbstr(PG_UTF8, s, len, true))
+		return len;
+	while (valid < len && s[valid] != '\0')
+	{
+		int			charlen = pg_encoding_verifymb(PG_UTF8, s + valid, len - valid);
+
+		if (charlen < 0)
+			break;
+		valid += charlen;
+	}
+	return valid;
+#endif
+}
+
+static inline void
+ReleasePlan(CachedPlan *plan)
+{
+#if PG_VERSION_NUM >= 140000
+	ReleaseCachedPlan(plan, CurrentResourceOwner);
+#else
+	ReleaseCachedPlan(plan, true);
+#endif
+}
+
+#if PG_VERSION_NUM < 150000
+#define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
+#endif
+
+#endif							/* GIGS_WEBHOOKS_COMPAT_H */

@@ -1,0 +1,438 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_json.c
+ *	  The bytes of a webhook into a GigEvent.
+ *
+ * PostgreSQL's own parser walks the body once and its semantic actions note
+ * where the values of the keys we know lie.  Nothing is judged on the way: in
+ * JSON a later key replaces an earlier one, as in jsonb, and which fields
+ * count is only known once "event" has been seen, which may come last.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+
+#include "compat.h"
+#include "event.h"
+#include "event_value.h"
+
+/*
+ * How deep a body may nest.  The parser recurses and raises when the stack
+ * runs short; this is far from there, and far from what is ever sent.
+ */
+#define MAX_DEPTH 256
+
+/* Where the objects we look into lie. */
+#define ROOT_DEPTH 1
+#define DATA_DEPTH 2
+#define GIGS_DEPTH 3
+
+/* The elements of a gigs array, as far as they are UUIDs. */
+typedef struct GigList
+{
+	GigUuidArray gigs;
+	int			capacity;
+	GigError	error;			/* of the first element that is none */
+} GigList;
+
+struct GigDocument
+{
+	JsonLexContext *lex;
+	GigError   *error;			/* filled when an action stops the parser */
+	int			depth;
+	bool		is_object;		/* what the body is made of */
+	bool		in_data;		/* the root's current key is "data" */
+	int			current_list;	/* the gigs array we are in, or -1 */
+
+	JsonValue	event;
+	JsonValue	name;
+	JsonValue	data;
+	JsonValue	fields[GIG_EVENT_FIELDS];
+	GigList		lists[GIG_EVENT_FIELDS];
+
+	const char *name_utf8;		/* what "name" spells */
+};
+
+static JSON_ACTION StartObject(void *state);
+static JSON_ACTION StartArray(void *state);
+static JSON_ACTION EndNested(void *state);
+static JSON_ACTION StartField(void *state, char *key, bool isnull);
+static JSON_ACTION StartElement(void *state, bool isnull);
+static bool EnterNested(GigDocument *document);
+static JsonValue CurrentKey(const GigDocument *document);
+static JsonValue CurrentValue(const GigDocument *document);
+static void NoteRootField(GigDocument *document, const char *key, size_t len);
+static void NoteDataField(GigDocument *document, const char *key, size_t len);
+static void ForgetData(GigDocument *document);
+static void NoteGig(GigDocument *document);
+static void SetJsonError(const GigDocument *document, const char *body,
+						 size_t len, JsonParseErrorType result);
+static bool ReadField(const GigDocument *document, int field, GigEvent *event,
+					  GigError *error);
+
+/*
+ * Reads a body's structure and the subscription's name.
+ *
+ * Everything is allocated in the current memory context, and the document
+ * points into the body.  Returns NULL and says why if the body is no JSON
+ * object with a name.
+ */
+GigDocument *
+ReadGigDocument(const char *body, size_t len, GigError *error)
+{
+	GigDocument *document = palloc0(sizeof(GigDocument));
+	JsonSemAction actions = {
+		.semstate = document,
+		.object_start = StartObject,
+		.object_end = EndNested,
+		.array_start = StartArray,
+		.array_end = EndNested,
+		.object_field_start = StartField,
+		.array_element_start = StartElement,
+	};
+	JsonParseErrorType result;
+	const char *name;
+	size_t		name_len;
+	int			valid_len = ValidUtf8Length(body, (int) len);
+
+	error->sqlerrcode = 0;
+	if ((size_t) valid_len < len)
+	{
+		SetGigError(error, ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+					"invalid byte sequence for encoding \"UTF8\" at byte %d: 0x%02x",
+					valid_len, (unsigned char) body[valid_len]);
+		return NULL;
+	}
+
+	document->error = error;
+	document->current_list = -1;
+	document->lex = MakeRawJsonLexer(body, (int) len);
+	result = pg_parse_json(document->lex, &actions);
+	if (error->sqlerrcode != 0)
+		return NULL;
+	if (result != JSON_SUCCESS)
+	{
+		SetJsonError(document, body, len, result);
+		return NULL;
+	}
+	if (!document->is_object)
+	{
+		SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
+					"webhook body is not a JSON object");
+		return NULL;
+	}
+
+	if (!DecodeJsonString(&document->name, "name", &name, &name_len, error))
+		return NULL;
+	document->name_utf8 = pnstrdup(name, name_len);
+	return document;
+}
+
+/*
+ * Returns the name of the subscription that a document came under, in UTF-8.
+ */
+const char *
+GigDocumentName(const GigDocument *document)
+{
+	return document->name_utf8;
+}
+
+/*
+ * Tells whether a document's event belongs to another family than gigs.
+ */
+bool
+GigDocumentIsForeign(const GigDocument *document)
+{
+	const char *family = "gigs.";
+	const char *event;
+	size_t		len;
+	GigError	error;
+
+	return DecodeJsonString(&document->event, "event", &event, &len, &error) &&
+		(len < strlen(family) || memcmp(event, family, strlen(family)) != 0);
+}
+
+/*
+ * Reads a document's event and checks it against the table of fields.
+ */
+bool
+ReadGigEvent(const GigDocument *document, GigEvent *event, GigError *error)
+{
+	const char *name;
+	size_t		len;
+
+	memset(event, 0, sizeof(GigEvent));
+	event->name = document->name_utf8;
+
+	if (!DecodeJsonString(&document->event, "event", &name, &len, error))
+		return false;
+	if (!FindGigEventKind(name, len, &event->kind))
+		return SetGigError(error, ERRCODE_FEATURE_NOT_SUPPORTED,
+						   "invalid value for key \"event\": unsupported event \"%s\"",
+						   QuotableInput(name, len));
+	if (document->data.type != JSON_TOKEN_OBJECT_START)
+		return SetTypeError(error, "data", "an object", document->data.type);
+
+	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
+	{
+		if ((gig_event_fields[i].kinds & GIG_EVENT_BIT(event->kind)) != 0 &&
+			!ReadField(document, i, event, error))
+			return false;
+	}
+	return true;
+}
+
+static bool
+ReadField(const GigDocument *document, int field, GigEvent *event,
+		  GigError *error)
+{
+	const GigEventField *info = &gig_event_fields[field];
+	const JsonValue *value = &document->fields[field];
+	const GigList *list = &document->lists[field];
+	void	   *member = GigEventMember(event, field);
+	char		path[64];
+	bool		ok = true;
+
+	if (!info->required && (value->type == JSON_TOKEN_INVALID ||
+							value->type == JSON_TOKEN_NULL))
+		return true;
+
+	snprintf(path, sizeof(path), "data.%s", info->key);
+	switch (info->type)
+	{
+		case GIG_UUID:
+			ok = DecodeUuid(value, path, member, error);
+			break;
+		case GIG_TIMESTAMP:
+			ok = DecodeTimestamp(value, path, member, error);
+			break;
+		case GIG_COUNT:
+			ok = DecodeCount(value, path, member, error);
+			break;
+		case GIG_UUID_ARRAY:
+			if (value->type != JSON_TOKEN_ARRAY_START)
+				return SetTypeError(error, path, "an array", value->type);
+			if (list->error.sqlerrcode != 0)
+			{
+				*error = list->error;
+				return false;
+			}
+			*(GigUuidArray *) member = list->gigs;
+			break;
+	}
+	if (ok)
+		event->present |= UINT32_C(1) << field;
+	return ok;
+}
+
+/*
+ * The parser's semantic actions.
+ *
+ * When an object's field or an array's element starts, the lexer has just read
+ * the value's first token, which is all of it where it is no object or array.
+ */
+static JSON_ACTION
+StartObject(void *state)
+{
+	GigDocument *document = state;
+
+	if (!EnterNested(document))
+		JSON_ACTION_STOP(document->lex);
+	if (document->depth == ROOT_DEPTH)
+		document->is_object = true;
+	JSON_ACTION_CONTINUE();
+}
+
+static JSON_ACTION
+StartArray(void *state)
+{
+	GigDocument *document = state;
+
+	if (!EnterNested(document))
+		JSON_ACTION_STOP(document->lex);
+	JSON_ACTION_CONTINUE();
+}
+
+static JSON_ACTION
+EndNested(void *state)
+{
+	GigDocument *document = state;
+
+	document->depth--;
+	JSON_ACTION_CONTINUE();
+}
+
+static JSON_ACTION
+StartField(void *state, char *key pg_attribute_unused(),
+		   bool isnull pg_attribute_unused())
+{
+	GigDocument *document = state;
+
+	if (document->depth == ROOT_DEPTH ||
+		(document->depth == DATA_DEPTH && document->in_data))
+	{
+		JsonValue	token = CurrentKey(document);
+		const char *name;
+		size_t		len;
+		GigError	error;
+
+		/* a key whose escapes mean nothing is one that we don't know */
+		if (!DecodeJsonString(&token, "", &name, &len, &error))
+			len = 0;
+		if (document->depth == ROOT_DEPTH)
+			NoteRootField(document, name, len);
+		else
+			NoteDataField(document, name, len);
+	}
+	JSON_ACTION_CONTINUE();
+}
+
+static JSON_ACTION
+StartElement(void *state, bool isnull pg_attribute_unused())
+{
+	GigDocument *document = state;
+
+	if (document->depth == GIGS_DEPTH && document->current_list >= 0)
+		NoteGig(document);
+	JSON_ACTION_CONTINUE();
+}
+
+static bool
+EnterNested(GigDocument *document)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (++document->depth > MAX_DEPTH)
+		return SetGigError(document->error, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+						   "webhook body nests deeper than %d levels",
+						   MAX_DEPTH);
+	return true;
+}
+
+/*
+ * The token of the key whose value starts.  A lexer that leaves escapes alone
+ * keeps no key, but the colon behind it has just been passed.
+ */
+static JsonValue
+CurrentKey(const GigDocument *document)
+{
+	const char *end = document->lex->prev_token_terminator - 1;
+	const char *start;
+	JsonValue	token;
+
+	while (*end != '"')
+		end--;
+	for (start = end - 1;; start--)
+	{
+		const char *before = start;
+
+		if (*start != '"')
+			continue;
+		while (before[-1] == '\\')
+			before--;
+		if ((start - before) % 2 == 0)
+			break;
+	}
+	token.type = JSON_TOKEN_STRING;
+	token.start = start;
+	token.len = end + 1 - start;
+	return token;
+}
+
+static JsonValue
+CurrentValue(const GigDocument *document)
+{
+	const JsonLexContext *lex = document->lex;
+	JsonValue	value;
+
+	value.type = lex->token_type;
+	value.start = lex->token_start;
+	value.len = lex->token_terminator - lex->token_start;
+	return value;
+}
+
+static void
+NoteRootField(GigDocument *document, const char *key, size_t len)
+{
+	document->current_list = -1;
+	document->in_data = false;
+	if (len == 5 && memcmp(key, "event", 5) == 0)
+		document->event = CurrentValue(document);
+	else if (len == 4 && memcmp(key, "name", 4) == 0)
+		document->name = CurrentValue(document);
+	else if (len == 4 && memcmp(key, "data", 4) == 0)
+	{
+		document->data = CurrentValue(document);
+		document->in_data = true;
+		ForgetData(document);
+	}
+}
+
+/* A second "data" replaces all of the first. */
+static void
+ForgetData(GigDocument *document)
+{
+	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
+		document->fields[i].type = JSON_TOKEN_INVALID;
+}
+
+static void
+NoteDataField(GigDocument *document, const char *key, size_t len)
+{
+	int			field = FindGigEventField(key, len);
+
+	document->current_list = -1;
+	if (field < 0)
+		return;
+	document->fields[field] = CurrentValue(document);
+	if (gig_event_fields[field].type == GIG_UUID_ARRAY &&
+		document->fields[field].type == JSON_TOKEN_ARRAY_START)
+	{
+		document->current_list = field;
+		document->lists[field].gigs.length = 0;
+		document->lists[field].error.sqlerrcode = 0;
+	}
+}
+
+static void
+NoteGig(GigDocument *document)
+{
+	GigList    *list = &document->lists[document->current_list];
+	GigUuidArray *gigs = &list->gigs;
+	JsonValue	value = CurrentValue(document);
+	char		path[64];
+
+	if (list->error.sqlerrcode != 0)
+		return;
+	if (gigs->length == list->capacity)
+	{
+		list->capacity = Max(8, list->capacity * 2);
+		gigs->elements = gigs->elements ?
+			repalloc(gigs->elements, list->capacity * sizeof(pg_uuid_t)) :
+			palloc(list->capacity * sizeof(pg_uuid_t));
+	}
+	snprintf(path, sizeof(path), "data.%s[%d]",
+			 gig_event_fields[document->current_list].key, gigs->length);
+	if (DecodeUuid(&value, path, &gigs->elements[gigs->length], &list->error))
+		gigs->length++;
+}
+
+/*
+ * Says what the parser didn't like, and where.
+ */
+static void
+SetJsonError(const GigDocument *document, const char *body, size_t len,
+			 JsonParseErrorType result)
+{
+	const JsonLexContext *lex = document->lex;
+	const char *detail = json_errdetail(result, document->lex);
+	size_t		detail_len = strlen(detail);
+	size_t		at = lex->token_start ? (size_t) (lex->token_start - body) : len;
+
+	if (detail_len > 0 && detail[detail_len - 1] == '.')
+		detail_len--;
+	SetGigError(document->error, ERRCODE_INVALID_JSON_TEXT,
+				"malformed JSON at byte %zu: %s", at,
+				QuotableInput(detail, detail_len));
+}

@@ -1,0 +1,378 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_value.c
+ *	  Tokens of a webhook's JSON, and what they mean.
+ *
+ * PostgreSQL's own input functions raise what they refuse (until 16), and
+ * read more than a webhook may say.  So each value's form is checked here
+ * first; where its meaning takes more than reading digits, PostgreSQL gives it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/datetime.h"
+#include "utils/timestamp.h"
+
+#include "event_value.h"
+
+#define MAX_COUNT_DIGITS 10		/* of an int32 */
+#define UUID_TEXT_LEN 36
+
+static bool UnescapeJson(const char *from, const char *end, char **to);
+static int	HexValue(unsigned char c);
+static bool ReadHex4(const char *s, pg_wchar *unit);
+static bool IsIsoDateTime(const char *s, size_t len, size_t *local_len);
+static size_t SkipDigits(const char *s, size_t len, size_t at);
+static int	TimestampFromIso(const char *s, size_t len, size_t local_len,
+							 TimestampTz *timestamp);
+
+bool
+SetTypeError(GigError *error, const char *path, const char *expected,
+			 JsonTokenType got)
+{
+	const char *what;
+
+	switch (got)
+	{
+		case JSON_TOKEN_STRING:
+			what = "a string";
+			break;
+		case JSON_TOKEN_NUMBER:
+			what = "a number";
+			break;
+		case JSON_TOKEN_OBJECT_START:
+			what = "an object";
+			break;
+		case JSON_TOKEN_ARRAY_START:
+			what = "an array";
+			break;
+		case JSON_TOKEN_TRUE:
+		case JSON_TOKEN_FALSE:
+			what = "a boolean";
+			break;
+		case JSON_TOKEN_NULL:
+			what = "null";
+			break;
+		default:
+			return SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
+							   "missing key \"%s\"", path);
+	}
+	return SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
+					   "invalid value for key \"%s\": expected %s, got %s",
+					   path, expected, what);
+}
+
+/*
+ * Gives a string's characters in UTF-8, escapes resolved.  They are not
+ * terminated, and lie in the body itself where nothing is escaped.
+ */
+bool
+DecodeJsonString(const JsonValue *value, const char *path, const char **s,
+				 size_t *len, GigError *error)
+{
+	const char *first;
+	const char *end;
+	char	   *unescaped;
+	char	   *unescaped_end;
+
+	if (value->type != JSON_TOKEN_STRING)
+		return SetTypeError(error, path, "a string", value->type);
+
+	first = value->start + 1;
+	end = value->start + value->len - 1;
+	*s = first;
+	*len = end - first;
+	if (memchr(first, '\\', end - first) == NULL)
+		return true;
+
+	/* no escape sequence is shorter than what it stands for */
+	unescaped = palloc(end - first);
+	unescaped_end = unescaped;
+	if (!UnescapeJson(first, end, &unescaped_end))
+		return SetGigError(error, ERRCODE_UNTRANSLATABLE_CHARACTER,
+						   "invalid value for key \"%s\": unsupported Unicode escape sequence",
+						   path);
+	*s = unescaped;
+	*len = unescaped_end - unescaped;
+	return true;
+}
+
+/*
+ * Resolves escapes that the lexer has found well-formed, and moves "to" to the
+ * end of what it wrote.  False for \u0000 and for halves of surrogate pairs.
+ *
+ * The lexer's own resolving isn't used: it turns characters into the server's
+ * encoding, and raises where that lacks one, even in values nobody reads.
+ */
+static bool
+UnescapeJson(const char *from, const char *end, char **to)
+{
+	static const char escapes[] = "\"\\/bfnrt";
+	static const char meanings[] = "\"\\/\b\f\n\r\t";
+
+	while (from < end)
+	{
+		pg_wchar	c;
+
+		if (*from != '\\')
+		{
+			*(*to)++ = *from++;
+			continue;
+		}
+		from++;
+		if (*from != 'u')
+		{
+			const char *escape = strchr(escapes, *from++);
+
+			*(*to)++ = meanings[escape - escapes];
+			continue;
+		}
+		if (!ReadHex4(from + 1, &c))
+			return false;
+		from += 5;
+		if (is_utf16_surrogate_first(c))
+		{
+			pg_wchar	second;
+
+			if (end - from < 6 || from[0] != '\\' || from[1] != 'u' ||
+				!ReadHex4(from + 2, &second) ||
+				!is_utf16_surrogate_second(second))
+				return false;
+			c = surrogate_pair_to_codepoint(c, second);
+			from += 6;
+		}
+		else if (c == 0 || is_utf16_surrogate_second(c))
+			return false;
+		unicode_to_utf8(c, (unsigned char *) *to);
+		*to += pg_utf_mblen((unsigned char *) *to);
+	}
+	return true;
+}
+
+static bool
+ReadHex4(const char *s, pg_wchar *unit)
+{
+	*unit = 0;
+	for (int i = 0; i < 4; i++)
+	{
+		int			digit = HexValue((unsigned char) s[i]);
+
+		if (digit < 0)
+			return false;
+		*unit = *unit << 4 | (pg_wchar) digit;
+	}
+	return true;
+}
+
+static int
+HexValue(unsigned char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 0x20;
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	return -1;
+}
+
+/*
+ * Gives the UUID that a string spells, in the one form that RFC 9562 has.
+ */
+bool
+DecodeUuid(const JsonValue *value, const char *path, pg_uuid_t *uuid,
+		   GigError *error)
+{
+	const char *s;
+	size_t		len;
+	size_t		at = 0;
+
+	if (!DecodeJsonString(value, path, &s, &len, error))
+		return false;
+	if (len != UUID_TEXT_LEN)
+		goto invalid;
+	for (int i = 0; i < UUID_LEN; i++)
+	{
+		int			high;
+		int			low;
+
+		if ((at == 8 || at == 13 || at == 18 || at == 23) && s[at++] != '-')
+			goto invalid;
+		high = HexValue((unsigned char) s[at++]);
+		low = HexValue((unsigned char) s[at++]);
+		if (high < 0 || low < 0)
+			goto invalid;
+		uuid->data[i] = (unsigned char) (high << 4 | low);
+	}
+	return true;
+
+invalid:
+	return SetGigError(error, ERRCODE_INVALID_TEXT_REPRESENTATION,
+					   "invalid value for key \"%s\": invalid UUID \"%s\"",
+					   path, QuotableInput(s, len));
+}
+
+/*
+ * Gives the integer that a number spells.  Counts are never negative.
+ */
+bool
+DecodeCount(const JsonValue *value, const char *path, int32 *count,
+			GigError *error)
+{
+	const char *s = value->start;
+	size_t		len = value->len;
+	size_t		negative;		/* whether, and so how long the sign is */
+	int64		result = 0;
+
+	if (value->type != JSON_TOKEN_NUMBER)
+		return SetTypeError(error, path, "an integer", value->type);
+
+	negative = (*s == '-');
+	if (SkipDigits(s, len, negative) != len)
+		return SetGigError(error, ERRCODE_INVALID_TEXT_REPRESENTATION,
+						   "invalid value for key \"%s\": expected an integer, got \"%s\"",
+						   path, QuotableInput(s, len));
+	for (size_t i = negative; i < len && i <= MAX_COUNT_DIGITS; i++)
+		result = result * 10 + (s[i] - '0');
+	if ((negative && result != 0) || len - negative > MAX_COUNT_DIGITS ||
+		result > PG_INT32_MAX)
+		return SetGigError(error, ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+						   "invalid value for key \"%s\": \"%s\" is out of range",
+						   path, QuotableInput(s, len));
+	*count = (int32) result;
+	return true;
+}
+
+/*
+ * Gives the instant that an ISO 8601 date-time names; without a zone it is in
+ * UTC.
+ */
+bool
+DecodeTimestamp(const JsonValue *value, const char *path,
+				TimestampTz *timestamp, GigError *error)
+{
+	const char *s;
+	size_t		len;
+	size_t		local_len;
+	int			dterr = DTERR_BAD_FORMAT;
+
+	if (!DecodeJsonString(value, path, &s, &len, error))
+		return false;
+	if (IsIsoDateTime(s, len, &local_len))
+		dterr = TimestampFromIso(s, len, local_len, timestamp);
+	switch (dterr)
+	{
+		case 0:
+			return true;
+		case DTERR_FIELD_OVERFLOW:
+		case DTERR_MD_FIELD_OVERFLOW:
+		case DTERR_TZDISP_OVERFLOW:
+			return SetGigError(error, ERRCODE_DATETIME_FIELD_OVERFLOW,
+							   "invalid value for key \"%s\": date-time \"%s\" is out of range",
+							   path, QuotableInput(s, len));
+		default:
+			return SetGigError(error, ERRCODE_INVALID_DATETIME_FORMAT,
+							   "invalid value for key \"%s\": invalid date-time \"%s\"",
+							   path, QuotableInput(s, len));
+	}
+}
+
+/*
+ * Tells whether a string has the form of an ISO 8601 date-time, and how long
+ * it is without its zone.
+ *
+ * PostgreSQL reads far more: "now", "infinity", names of months and zones,
+ * dates whose meaning hangs on DateStyle.  The time's own form is left to it,
+ * because Argyle itself has sent "2023-01-02T0:000:00Z".
+ */
+static bool
+IsIsoDateTime(const char *s, size_t len, size_t *local_len)
+{
+	size_t		at;
+
+	if (SkipDigits(s, len, 0) != 4 || len < 5 || s[4] != '-' ||
+		SkipDigits(s, len, 5) != 7 || len < 8 || s[7] != '-' ||
+		SkipDigits(s, len, 8) != 10 || len < 11 ||
+		(s[10] != 'T' && s[10] != 't' && s[10] != ' '))
+		return false;
+
+	at = SkipDigits(s, len, 11);
+	if (at == 11 || at == len || s[at] != ':')
+		return false;
+	while (at < len &&
+		   (s[at] == ':' || s[at] == '.' || (s[at] >= '0' && s[at] <= '9')))
+		at++;
+	*local_len = at;
+	if (at == len)
+		return true;
+
+	if (s[at] == 'Z' || s[at] == 'z')
+		return at + 1 == len;
+	if (s[at] != '+' && s[at] != '-')
+		return false;
+	at++;
+	if (SkipDigits(s, Min(len, at + 2), at) != at + 2)
+		return false;
+	at += 2;
+	if (at == len)
+		return true;
+	if (s[at] == ':')
+		at++;
+	return at + 2 == len && SkipDigits(s, len, at) == len;
+}
+
+static size_t
+SkipDigits(const char *s, size_t len, size_t at)
+{
+	while (at < len && s[at] >= '0' && s[at] <= '9')
+		at++;
+	return at;
+}
+
+/*
+ * Reads a date-time with PostgreSQL's own rules.  Returns 0 or a DTERR code.
+ */
+static int
+TimestampFromIso(const char *s, size_t len, size_t local_len,
+				 TimestampTz *timestamp)
+{
+	bool		has_offset = local_len < len && (s[local_len] == '+' ||
+												 s[local_len] == '-');
+	char		input[MAXDATELEN + 1];
+	char		fields_buffer[MAXDATELEN + MAXDATEFIELDS];
+	char	   *fields[MAXDATEFIELDS];
+	int			types[MAXDATEFIELDS];
+	int			nfields;
+	int			dtype;
+	struct pg_tm tm;
+	fsec_t		fsec;
+	int			zone;
+	int			dterr;
+
+	/*
+	 * "Z" goes no further: what it means hangs on timezone_abbreviations.
+	 */
+	if (!has_offset)
+		len = local_len;
+	if (len > MAXDATELEN)
+		return DTERR_BAD_FORMAT;
+	memcpy(input, s, len);
+	input[len] = '\0';
+
+	dterr = ParseDateTime(input, fields_buffer, sizeof(fields_buffer), fields,
+						  types, MAXDATEFIELDS, &nfields);
+	if (dterr != 0)
+		return dterr;
+	dterr = DecodeDateTimeFields(fields, types, nfields, &dtype, &tm, &fsec,
+								 &zone);
+	if (dterr != 0)
+		return dterr;
+	if (dtype != DTK_DATE)
+		return DTERR_BAD_FORMAT;
+
+	/* without an offset PostgreSQL took the session's zone */
+	if (!has_offset)
+		zone = 0;
+	return tm2timestamp(&tm, fsec, &zone, timestamp) == 0 ?
+		0 : DTERR_FIELD_OVERFLOW;
+}

@@ -1,0 +1,275 @@
+/*-------------------------------------------------------------------------
+ *
+ * inbox.c
+ *	  The trigger door: raw inbox tables, whatever their columns.
+ *
+ * The trigger runs as the user who inserts.  Only the pipeline behind it works
+ * in the owner's name; the checks of a column's domain, which anyone can have
+ * written, never do.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "arguments.h"
+#include "ingest.h"
+
+/* The columns, in the order of the trigger's arguments. */
+typedef enum InboxColumn
+{
+	INBOX_BODY,
+	INBOX_SIGNATURE,
+	INBOX_OUTCOME,
+	INBOX_ERROR
+} InboxColumn;
+
+#define INBOX_COLUMNS (INBOX_ERROR + 1)
+
+static const struct
+{
+	const char *default_name;
+	bool		is_input;
+}			inbox_columns[INBOX_COLUMNS] = {
+	[INBOX_BODY] = {"body", true},
+	[INBOX_SIGNATURE] = {"signature", true},
+	[INBOX_OUTCOME] = {"outcome", false},
+	[INBOX_ERROR] = {"error", false},
+};
+
+static void CheckTriggerCall(FunctionCallInfo fcinfo);
+static void FindColumns(const TriggerData *trigger, const GigSchema *schema,
+						AttrNumber *attnums);
+static void CheckColumnType(const TriggerData *trigger,
+							const GigSchema *schema, InboxColumn column,
+							Form_pg_attribute attribute);
+static void ReadInput(const TriggerData *trigger, const AttrNumber *attnums,
+					  GigInput *input);
+static Datum OutputDatum(Form_pg_attribute attribute, const char *value);
+
+/*
+ * gig_inbox_ingest(['body' [, 'signature' [, 'outcome' [, 'error']]]])
+ *		returns trigger
+ *
+ * For BEFORE INSERT FOR EACH ROW.  Ingests the row and notes in it what became
+ * of it.  A bad row is kept, marked rejected with its reason; where the table
+ * has no outcome column it is refused with the error instead.
+ */
+PG_FUNCTION_INFO_V1(gig_inbox_ingest);
+Datum
+gig_inbox_ingest(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	const GigSchema *schema;
+	AttrNumber	attnums[INBOX_COLUMNS];
+	GigInput	input;
+	GigResult	result;
+	TupleDesc	tupdesc;
+	int			replaced[2];
+	Datum		values[2];
+	bool		nulls[2];
+	int			nreplaced = 0;
+
+	CheckTriggerCall(fcinfo);
+	schema = GetGigSchema(fcinfo);
+	tupdesc = RelationGetDescr(trigger->tg_relation);
+	FindColumns(trigger, schema, attnums);
+	ReadInput(trigger, attnums, &input);
+
+	IngestGigInputs(schema, &input, &result, 1);
+
+	if (attnums[INBOX_OUTCOME] == InvalidAttrNumber)
+	{
+		if (result.outcome == OUTCOME_REJECTED)
+			ThrowGigError(&result.error);
+		return PointerGetDatum(trigger->tg_trigtuple);
+	}
+	LogGigRefusal(&result.error);
+
+	replaced[nreplaced] = attnums[INBOX_OUTCOME];
+	values[nreplaced] =
+		OutputDatum(TupleDescAttr(tupdesc, attnums[INBOX_OUTCOME] - 1),
+					gig_outcome_names[result.outcome]);
+	nulls[nreplaced++] = false;
+	if (attnums[INBOX_ERROR] != InvalidAttrNumber)
+	{
+		bool		rejected = result.outcome == OUTCOME_REJECTED;
+
+		replaced[nreplaced] = attnums[INBOX_ERROR];
+		values[nreplaced] = rejected ?
+			OutputDatum(TupleDescAttr(tupdesc, attnums[INBOX_ERROR] - 1),
+						psprintf("%s: %s",
+								 unpack_sql_state(result.error.sqlerrcode),
+								 result.error.message)) : (Datum) 0;
+		nulls[nreplaced++] = !rejected;
+	}
+	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_trigtuple,
+													 tupdesc, nreplaced,
+													 replaced, values, nulls));
+}
+
+static void
+CheckTriggerCall(FunctionCallInfo fcinfo)
+{
+	const TriggerData *trigger = (TriggerData *) fcinfo->context;
+	const char *problem = NULL;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called by trigger manager",
+						"gig_inbox_ingest")));
+
+	if (!TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+		problem = "FOR EACH ROW";
+	else if (!TRIGGER_FIRED_BEFORE(trigger->tg_event))
+		problem = "BEFORE";
+	else if (!TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		problem = "INSERT";
+	if (problem != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("trigger \"%s\" on table \"%s\" must be fired %s",
+						trigger->tg_trigger->tgname,
+						RelationGetRelationName(trigger->tg_relation),
+						strcmp(problem, "INSERT") == 0 ?
+						"by INSERT only" : problem),
+				 errhint("Create it BEFORE INSERT ON the table FOR EACH ROW.")));
+}
+
+/*
+ * Finds the columns that the trigger's arguments name.  Those for the outcome
+ * may be missing where their names are the default ones.
+ */
+static void
+FindColumns(const TriggerData *trigger, const GigSchema *schema,
+			AttrNumber *attnums)
+{
+	const Trigger *definition = trigger->tg_trigger;
+	TupleDesc	tupdesc = RelationGetDescr(trigger->tg_relation);
+	const char *table = RelationGetRelationName(trigger->tg_relation);
+
+	if (definition->tgnargs > INBOX_COLUMNS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("trigger \"%s\" on table \"%s\" has %d arguments, at most %d are used",
+						definition->tgname, table, definition->tgnargs,
+						INBOX_COLUMNS),
+				 errhint("The arguments name the columns of body, signature, outcome and error.")));
+
+	for (int column = 0; column < INBOX_COLUMNS; column++)
+	{
+		bool		named = column < definition->tgnargs;
+		const char *name = named ? definition->tgargs[column] :
+			inbox_columns[column].default_name;
+		int			attnum = SPI_fnumber(tupdesc, name);
+
+		attnums[column] = InvalidAttrNumber;
+		if (attnum > 0)
+		{
+			attnums[column] = (AttrNumber) attnum;
+			CheckColumnType(trigger, schema, (InboxColumn) column,
+							TupleDescAttr(tupdesc, attnum - 1));
+		}
+		else if (named || inbox_columns[column].is_input)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" for the %s does not exist",
+							definition->tgname, table, name,
+							inbox_columns[column].default_name),
+					 errhint("The arguments name the columns of body, signature, outcome and error.")));
+	}
+}
+
+static void
+CheckColumnType(const TriggerData *trigger, const GigSchema *schema,
+				InboxColumn column, Form_pg_attribute attribute)
+{
+	Oid			type = getBaseType(attribute->atttypid);
+	bool		is_text = type == TEXTOID || type == VARCHAROID;
+	bool		fits;
+
+	if (column == INBOX_BODY)
+		fits = is_text || type == BYTEAOID;
+	else if (column == INBOX_OUTCOME)
+		fits = is_text || type == schema->outcome_type;
+	else
+		fits = is_text;
+
+	if (!fits)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" for the %s has type %s",
+						trigger->tg_trigger->tgname,
+						RelationGetRelationName(trigger->tg_relation),
+						NameStr(attribute->attname),
+						inbox_columns[column].default_name,
+						format_type_be(attribute->atttypid)),
+				 errdetail("A body is bytea or text, a signature and an error are text, an outcome is text or gig_ingest_outcome.")));
+	if (attribute->attgenerated != '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+				 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" for the %s is generated",
+						trigger->tg_trigger->tgname,
+						RelationGetRelationName(trigger->tg_relation),
+						NameStr(attribute->attname),
+						inbox_columns[column].default_name),
+				 errdetail("Generated columns are computed after BEFORE triggers.")));
+}
+
+static void
+ReadInput(const TriggerData *trigger, const AttrNumber *attnums,
+		  GigInput *input)
+{
+	TupleDesc	tupdesc = RelationGetDescr(trigger->tg_relation);
+	HeapTuple	row = trigger->tg_trigtuple;
+	bool		isnull;
+	Datum		value = heap_getattr(row, attnums[INBOX_BODY], tupdesc, &isnull);
+
+	memset(input, 0, sizeof(GigInput));
+	if (!isnull)
+	{
+		Oid			type = TupleDescAttr(tupdesc, attnums[INBOX_BODY] - 1)->atttypid;
+
+		if (getBaseType(type) == BYTEAOID)
+			input->body = (bytea *) DatumGetPointer(value);
+		else
+			input->body = TextToUtf8(DatumGetTextPP(value));
+	}
+
+	value = heap_getattr(row, attnums[INBOX_SIGNATURE], tupdesc, &isnull);
+	if (!isnull)
+	{
+		text	   *signature = DatumGetTextPP(value);
+
+		input->signature = VARDATA_ANY(signature);
+		input->signature_len = VARSIZE_ANY_EXHDR(signature);
+	}
+}
+
+/*
+ * Makes a value of the column's type.  A reason that is too long for the
+ * column is cut: it must not cost the row.
+ */
+static Datum
+OutputDatum(Form_pg_attribute attribute, const char *value)
+{
+	int32		typmod = attribute->atttypmod;
+	Oid			base = getBaseTypeAndTypmod(attribute->atttypid, &typmod);
+	Oid			input;
+	Oid			ioparam;
+	char	   *s = pstrdup(value);
+
+	if (base == VARCHAROID && typmod >= (int32) VARHDRSZ)
+		s[pg_mbcharcliplen(s, (int) strlen(s), typmod - VARHDRSZ)] = '\0';
+	getTypeInputInfo(attribute->atttypid, &input, &ioparam);
+	return OidInputFunctionCall(input, s, ioparam, attribute->atttypmod);
+}

@@ -1,0 +1,220 @@
+/*-------------------------------------------------------------------------
+ *
+ * schema.c
+ *	  The extension's own objects in the database, and in whose name it
+ *	  works on them.
+ *
+ * The user picks the schema.  Ours is the one that the called function lives
+ * in, whatever the caller's search_path says.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_enum.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "schema.h"
+
+const char *const gig_sync_state_names[GIG_SYNC_STATES] = {
+	[SYNC_UNKNOWN] = "unknown",
+	[SYNC_PARTIALLY] = "partially_synced",
+	[SYNC_FULLY] = "fully_synced",
+};
+
+const char *const gig_outcome_names[GIG_OUTCOMES] = {
+	[OUTCOME_APPLIED] = "applied",
+	[OUTCOME_DUPLICATE] = "duplicate",
+	[OUTCOME_STALE] = "stale",
+	[OUTCOME_IGNORED] = "ignored",
+	[OUTCOME_REJECTED] = "rejected",
+};
+
+static GigSchema cached_schema;
+static bool cached_schema_valid = false;
+static MemoryContext schema_context = NULL;
+
+static void LoadSchema(Oid namespace_id);
+static Oid	LookupTable(const char *name, Oid namespace_id);
+static Oid	LookupEnum(const char *name, Oid namespace_id,
+					   const char *const *names, Oid *labels, int nlabels);
+static Oid	TableOwner(Oid table);
+static void ForgetSchema(Datum arg, int cacheid, uint32 hashvalue);
+static void ForgetSchemaOfTable(Datum arg, Oid table);
+
+/*
+ * Asks to be told when what we remember changes.
+ */
+void
+InitSchema(void)
+{
+	CacheRegisterSyscacheCallback(TYPEOID, ForgetSchema, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, ForgetSchema, (Datum) 0);
+	CacheRegisterRelcacheCallback(ForgetSchemaOfTable, (Datum) 0);
+}
+
+/*
+ * Returns the objects of the extension that the called function belongs to.
+ */
+const GigSchema *
+GetGigSchema(FunctionCallInfo fcinfo)
+{
+	Oid			namespace_id = get_func_namespace(fcinfo->flinfo->fn_oid);
+
+	if (!cached_schema_valid || cached_schema.namespace_id != namespace_id)
+		LoadSchema(namespace_id);
+	return &cached_schema;
+}
+
+static void
+LoadSchema(Oid namespace_id)
+{
+	GigSchema	schema;
+
+	if (schema_context == NULL)
+		schema_context = AllocSetContextCreate(TopMemoryContext,
+											   "gigs_webhooks schema",
+											   ALLOCSET_SMALL_SIZES);
+
+	memset(&schema, 0, sizeof(schema));
+	schema.namespace_id = namespace_id;
+	schema.account_table = LookupTable("gig_account_sync", namespace_id);
+	schema.subscription_table = LookupTable("gig_subscription", namespace_id);
+	schema.secret_table = LookupTable("gig_subscription_secret", namespace_id);
+	schema.owner = TableOwner(schema.account_table);
+	schema.event_kind_type = LookupEnum("gig_event_kind", namespace_id,
+										gig_event_names, schema.event_kinds,
+										GIG_EVENT_KINDS);
+	schema.sync_state_type = LookupEnum("gig_sync_state", namespace_id,
+										gig_sync_state_names,
+										schema.sync_states, GIG_SYNC_STATES);
+	schema.outcome_type = LookupEnum("gig_ingest_outcome", namespace_id,
+									 gig_outcome_names, schema.outcomes,
+									 GIG_OUTCOMES);
+
+	cached_schema_valid = false;
+	MemoryContextReset(schema_context);
+	schema.name =
+		MemoryContextStrdup(schema_context,
+							quote_identifier(get_namespace_name(namespace_id)));
+	cached_schema = schema;
+	cached_schema_valid = true;
+}
+
+static Oid
+LookupTable(const char *name, Oid namespace_id)
+{
+	Oid			table = get_relname_relid(name, namespace_id);
+
+	if (!OidIsValid(table))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s\" of extension gigs_webhooks does not exist",
+						name)));
+	return table;
+}
+
+static Oid
+LookupEnum(const char *name, Oid namespace_id, const char *const *names,
+		   Oid *labels, int nlabels)
+{
+	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+									   CStringGetDatum(name),
+									   ObjectIdGetDatum(namespace_id));
+
+	for (int i = 0; i < nlabels; i++)
+	{
+		labels[i] = GetSysCacheOid2(ENUMTYPOIDNAME, Anum_pg_enum_oid,
+									ObjectIdGetDatum(type),
+									CStringGetDatum(names[i]));
+		if (!OidIsValid(labels[i]))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("type \"%s\" of extension gigs_webhooks has no label \"%s\"",
+							name, names[i])));
+	}
+	return type;
+}
+
+static Oid
+TableOwner(Oid table)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", table);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+static void
+ForgetSchema(Datum arg pg_attribute_unused(), int cacheid pg_attribute_unused(),
+			 uint32 hashvalue pg_attribute_unused())
+{
+	cached_schema_valid = false;
+}
+
+static void
+ForgetSchemaOfTable(Datum arg pg_attribute_unused(), Oid table)
+{
+	if (!OidIsValid(table) || table == cached_schema.account_table ||
+		table == cached_schema.subscription_table ||
+		table == cached_schema.secret_table)
+		cached_schema_valid = false;
+}
+
+/*
+ * Returns which of an enum's labels an OID is, as its place.
+ */
+int
+FindEnumLabel(const Oid *labels, int nlabels, Oid label)
+{
+	for (int i = 0; i < nlabels; i++)
+	{
+		if (labels[i] == label)
+			return i;
+	}
+	elog(ERROR, "unexpected enum label %u", label);
+}
+
+/*
+ * Goes on in the name of the tables' owner, with a search_path that holds
+ * nothing of the caller's.
+ *
+ * This is what SECURITY DEFINER and a SET clause would do for a whole
+ * function.  Done here it covers the statements on our tables alone: input
+ * functions and domain checks of an inbox table's columns still run as the
+ * user who inserts.  An error undoes it with the (sub)transaction.
+ */
+void
+BecomeOwner(const GigSchema *schema, Caller *caller)
+{
+	GetUserIdAndSecContext(&caller->user, &caller->security_context);
+	SetUserIdAndSecContext(schema->owner,
+						   caller->security_context |
+						   SECURITY_LOCAL_USERID_CHANGE);
+	caller->guc_nest_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+}
+
+void
+BecomeCaller(const Caller *caller)
+{
+	AtEOXact_GUC(true, caller->guc_nest_level);
+	SetUserIdAndSecContext(caller->user, caller->security_context);
+}

@@ -1,0 +1,75 @@
+/*-------------------------------------------------------------------------
+ *
+ * schema.h
+ *	  The extension's own objects in the database, and in whose name it
+ *	  works on them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GIGS_WEBHOOKS_SCHEMA_H
+#define GIGS_WEBHOOKS_SCHEMA_H
+
+#include "fmgr.h"
+
+#include "event.h"
+
+/* In the order of the labels of the SQL type gig_sync_state. */
+typedef enum GigSyncState
+{
+	SYNC_UNKNOWN,
+	SYNC_PARTIALLY,
+	SYNC_FULLY
+} GigSyncState;
+
+#define GIG_SYNC_STATES (SYNC_FULLY + 1)
+
+/* In the order of the labels of the SQL type gig_ingest_outcome. */
+typedef enum GigOutcome
+{
+	OUTCOME_APPLIED,
+	OUTCOME_DUPLICATE,
+	OUTCOME_STALE,
+	OUTCOME_IGNORED,
+	OUTCOME_REJECTED
+} GigOutcome;
+
+#define GIG_OUTCOMES (OUTCOME_REJECTED + 1)
+
+extern const char *const gig_sync_state_names[GIG_SYNC_STATES];
+extern const char *const gig_outcome_names[GIG_OUTCOMES];
+
+typedef struct GigSchema
+{
+	Oid			namespace_id;
+	char	   *name;			/* quoted where needed */
+	Oid			owner;			/* of the tables */
+	Oid			account_table;
+	Oid			subscription_table;
+	Oid			secret_table;
+
+	/* the enums, and the OIDs of their labels */
+	Oid			event_kind_type;
+	Oid			sync_state_type;
+	Oid			outcome_type;
+	Oid			event_kinds[GIG_EVENT_KINDS];
+	Oid			sync_states[GIG_SYNC_STATES];
+	Oid			outcomes[GIG_OUTCOMES];
+} GigSchema;
+
+extern const GigSchema *GetGigSchema(FunctionCallInfo fcinfo);
+extern int	FindEnumLabel(const Oid *labels, int nlabels, Oid label);
+
+/* Who called us, while we work in the owner's name. */
+typedef struct Caller
+{
+	Oid			user;
+	int			security_context;
+	int			guc_nest_level;
+} Caller;
+
+extern void BecomeOwner(const GigSchema *schema, Caller *caller);
+extern void BecomeCaller(const Caller *caller);
+
+extern void InitSchema(void);
+
+#endif							/* GIGS_WEBHOOKS_SCHEMA_H */
