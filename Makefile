@@ -1,0 +1,132 @@
+# gigs_webhooks: build with PGXS.
+#
+#   make, make install    build against the PostgreSQL that PG_CONFIG names
+#   make installcheck     test what is installed, on a server that is running
+#   make check            build and test in a scratch directory; needs neither
+#                         an installation nor a server
+#   make demo             show the extension at work, in a scratch directory
+#   make format           lay out src/ with clang-format
+
+EXTENSION = gigs_webhooks
+MODULE_big = gigs_webhooks
+PGFILEDESC = "gigs_webhooks - receives Argyle gigs webhooks"
+
+PG_CONFIG ?= pg_config
+
+# These need no PGXS: check and demo run on a machine that does not have
+# PostgreSQL yet and see to it themselves.  PGXS has a target "check" of its
+# own that only prints a refusal, and a recipe given twice draws a warning, so
+# PGXS is read only when none of these is asked for; what is asked for together
+# with them is handed to a make of its own.
+script_goals = check demo format
+other_goals := $(filter-out $(script_goals),$(MAKECMDGOALS))
+
+ifneq ($(filter $(script_goals),$(MAKECMDGOALS)),)
+
+.PHONY: $(script_goals) $(other_goals)
+.NOTPARALLEL:
+
+# Whatever make was told about PG_CONFIG is meant for the scripts as well.
+export PG_CONFIG
+
+check:
+	@scripts/setup
+	@scripts/check
+
+demo:
+	@scripts/setup
+	@scripts/demo
+
+format:
+	clang-format -i $(wildcard src/*.[ch])
+
+ifneq ($(other_goals),)
+$(other_goals):
+	@$(MAKE) --no-print-directory $@
+endif
+
+else # none of the above: the ordinary PGXS targets
+
+# The name VERSION is taken, by the version of PostgreSQL.
+extversion := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $(EXTENSION).control)
+
+OBJS := $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+headers := $(wildcard src/*.h)
+
+DATA_built = sql/$(EXTENSION)--$(extversion).sql
+DATA := $(sort $(wildcard sql/$(EXTENSION)--*--*.sql))
+
+# PostgreSQL is not written for -Wextra: as system headers, its headers and the
+# macros from them draw no warnings, whatever the version.  Functions that
+# PostgreSQL calls do not need all the arguments that they get.
+PG_CPPFLAGS += -isystem $(includedir_server)
+PG_CFLAGS += -Wall -Wextra -Wno-unused-parameter
+SHLIB_LINK += -lcrypto
+
+# Simply expanded, because PGXS asks with ifdef: a list that is empty has to be
+# an undefined one.
+REGRESS := $(sort $(basename $(notdir $(wildcard test/sql/*.sql))))
+ISOLATION := $(sort $(basename $(notdir $(wildcard test/specs/*.spec))))
+PROVE_TESTS := $(sort $(wildcard test/t/*.pl))
+
+# The tests are in test/, what they must print in expected/.  PostgreSQL 13 to
+# 15 look for expected/ in the output directory, later ones where they are
+# told; MAJORVERSION is known once PGXS has been read.
+expecteddir_option = $(if $(filter-out 13 14 15,$(MAJORVERSION)),--expecteddir=.)
+REGRESS_OPTS = --inputdir=test --outputdir=. $(expecteddir_option)
+ISOLATION_OPTS = --inputdir=test --outputdir=output_iso $(expecteddir_option)
+
+# pg_regress takes sql/NAME.sql of its output directory, which is this one,
+# before it looks into test/.
+ifneq ($(filter $(EXTENSION) $(EXTENSION)--%,$(REGRESS)),)
+$(error a test may not be named like the scripts in sql/)
+endif
+
+# So that the isolation tests share expected/ but not results/ and
+# regression.diffs, which would overwrite those of the regression tests.
+ifneq ($(ISOLATION),)
+REGRESS_PREP += output_iso/expected
+endif
+
+# The TAP tests of installcheck start servers of their own, which PostgreSQL
+# does not allow root to do.
+ifneq ($(PROVE_TESTS),)
+ifneq ($(shell id -u),0)
+TAP_TESTS = 1
+else
+REGRESS_PREP += no-tap-tests-as-root
+endif
+endif
+
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifeq ($(wildcard $(PGXS)),)
+$(error "$(PG_CONFIG)" names no PGXS: install the development files of the PostgreSQL server (scripts/setup does) or set PG_CONFIG)
+endif
+
+# A PostgreSQL built with LLVM wants bitcode of every extension as well, which
+# takes the clang it was built with.  The bitcode only lets the JIT compiler
+# inline functions, so do without it where the tools are missing.
+pgxs_variable = $(shell sed -n 's/^$(1)[[:space:]]*=[[:space:]]*//p' $(dir $(PGXS))../Makefile.global)
+pgxs_clang := $(call pgxs_variable,CLANG)
+pgxs_llvm_lto := $(addsuffix /llvm-lto,$(call pgxs_variable,LLVM_BINPATH))
+ifeq ($(shell command -v $(pgxs_clang) >/dev/null 2>&1 && command -v $(pgxs_llvm_lto) >/dev/null 2>&1 && echo yes),)
+override with_llvm = no
+endif
+
+include $(PGXS)
+
+# PGXS tracks no dependencies unless PostgreSQL was configured to.
+$(OBJS) $(OBJS:.o=.bc): $(headers)
+
+$(DATA_built): sql/$(EXTENSION).sql $(EXTENSION).control
+	cp $< $@
+
+output_iso/expected:
+	@mkdir -p output_iso
+	@ln -sfn ../expected $@
+
+.PHONY: no-tap-tests-as-root
+no-tap-tests-as-root:
+	@echo "# test/t is left out: its tests start servers, which root may not"
+
+endif

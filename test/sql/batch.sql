@@ -1,0 +1,101 @@
+--
+-- Many events in a call
+--
+CREATE SCHEMA "Gig Hooks";
+CREATE EXTENSION gigs_webhooks SCHEMA "Gig Hooks";
+SET search_path = pg_catalog;
+\pset format unaligned
+
+SELECT "Gig Hooks".create_gig_subscription('payroll', 'https://example.com/hooks', 's3cret');
+SELECT "Gig Hooks".create_gig_subscription('open', 'https://example.com/hooks');
+
+CREATE FUNCTION pg_temp.body(kind text, account int, available int, own int DEFAULT 0, gig int DEFAULT 1)
+RETURNS bytea LANGUAGE sql AS $$
+	SELECT convert_to(format(
+		'{"event":"gigs.%s","name":"payroll","data":{"account":"%s","user":"00000000-0000-4000-9000-000000000001","available_count":%s%s}}',
+		kind, '00000000-0000-4000-8000-' || lpad(account::text, 12, '0'), available,
+		CASE kind
+			WHEN 'partially_synced' THEN format(',"days_synced":%s', own)
+			WHEN 'fully_synced' THEN ''
+			WHEN 'added' THEN format(',"added_count":%s', own)
+			ELSE format(',"%s_count":%s,"%s_gigs":["00000000-0000-4000-a000-%s"]', kind, own, kind, lpad(gig::text, 12, '0'))
+		END), 'UTF8')
+$$;
+CREATE FUNCTION pg_temp.sign(body bytea) RETURNS text LANGUAGE sql AS
+	$$SELECT "Gig Hooks".sign_gig_event(body, 's3cret')$$;
+
+-- None, and arrays that don't fit
+SELECT count(*) FROM "Gig Hooks".ingest_gig_events('{}', '{}');
+SELECT count(*) FROM "Gig Hooks".ingest_gig_events('{}', NULL);
+\set VERBOSITY terse
+SELECT * FROM "Gig Hooks".ingest_gig_events(NULL, NULL);
+SELECT * FROM "Gig Hooks".ingest_gig_events('{a,b}', '{x}');
+SELECT * FROM "Gig Hooks".ingest_gig_events('{{a,b},{c,d}}', NULL);
+\set VERBOSITY default
+
+-- Every outcome in one call; a bad event harms no other
+CREATE TEMP TABLE hook (ord int, body bytea, sig text);
+INSERT INTO hook
+SELECT v.ord, v.body, pg_temp.sign(v.body) FROM (VALUES
+	(1, pg_temp.body('partially_synced', 2, 10, 60)),
+	(2, pg_temp.body('fully_synced', 1, 50)),
+	(3, 'not json'),
+	(4, pg_temp.body('partially_synced', 2, 5, 30)),
+	(5, pg_temp.body('updated', 1, 50, 1, 7)),
+	(6, pg_temp.body('updated', 1, 50, 1, 7)),
+	(7, NULL),
+	(8, convert_to('{"event":"shifts.added","name":"payroll"}', 'UTF8')),
+	(9, pg_temp.body('added', 1, 51, -1)),
+	(10, pg_temp.body('removed', 1, 49, 1, 7)),
+	(11, pg_temp.body('added', 3, 1, 1)),
+	(12, pg_temp.body('fully_synced', 1, 50))
+) AS v (ord, body);
+UPDATE hook SET sig = left(sig, -1) || 'z' WHERE ord = 11;
+SELECT ord, outcome, event_id, event, right(account_id::text, 1) AS account, sqlstate, message
+FROM "Gig Hooks".ingest_gig_events((SELECT array_agg(body ORDER BY ord) FROM hook), (SELECT array_agg(sig ORDER BY ord) FROM hook));
+SELECT right(account_id::text, 1) AS account, state, days_synced, available_count, updated_total, removed_total, events, duplicates FROM "Gig Hooks".gig_account_sync ORDER BY 1;
+SELECT right(account_id::text, 1) AS account, right(gig_id::text, 1) AS gig, change, event_id FROM "Gig Hooks".gig_change ORDER BY 1, 2;
+-- again: all that was applied is a redelivery, with the id of its original
+SELECT ord, outcome, event_id FROM "Gig Hooks".ingest_gig_events((SELECT array_agg(body ORDER BY ord DESC) FROM hook), (SELECT array_agg(sig ORDER BY ord DESC) FROM hook));
+
+-- A redelivery of a gig's change comes before or after an event that names it, in one call
+DELETE FROM "Gig Hooks".gig_change;
+SELECT r.ord, r.outcome FROM (SELECT pg_temp.body('updated', 1, 50, 1, 7) AS a, pg_temp.body('removed', 1, 48, 1, 7) AS b) AS h,
+	LATERAL "Gig Hooks".ingest_gig_events(ARRAY[a, b, a], ARRAY[pg_temp.sign(a), pg_temp.sign(b), pg_temp.sign(a)]) AS r;
+SELECT right(gig_id::text, 1) AS gig, change, event_id = (SELECT max(event_id) FROM "Gig Hooks".gig_event_log) AS newest FROM "Gig Hooks".gig_change;
+
+-- Unsigned subscriptions need no signatures, not even an array of them
+SELECT outcome, sqlstate FROM "Gig Hooks".ingest_gig_events(ARRAY[
+	convert_to(replace(convert_from(pg_temp.body('added', 4, 1, 1), 'UTF8'), 'payroll', 'open'), 'UTF8'), pg_temp.body('added', 4, 1, 1)], NULL);
+
+-- A batch ends in what its events one by one end in, event_ids included
+CREATE TEMP TABLE stream AS
+SELECT i AS ord, pg_temp.body(
+	(ARRAY['added', 'updated', 'removed', 'partially_synced', 'fully_synced', 'updated', 'partially_synced'])[1 + j * 31 % 7],
+	10 + j * 17 % 23, j * 7 % 40, j * 13 % 29, j * 5 % 11) AS body
+FROM generate_series(1, 3000) AS i, mod(i * i, 2200) AS j;
+SELECT coalesce(max(event_id), 0) AS base FROM "Gig Hooks".gig_event_log \gset
+BEGIN;
+DO $$
+DECLARE
+	hook record;
+BEGIN
+	FOR hook IN SELECT * FROM stream ORDER BY ord LOOP
+		PERFORM "Gig Hooks".ingest_gig_event(hook.body, pg_temp.sign(hook.body));
+	END LOOP;
+END
+$$;
+SELECT md5(string_agg(account_id::text || event || convert_from(body, 'UTF8'), ',' ORDER BY event_id)) AS log FROM "Gig Hooks".gig_event_log WHERE event_id > :base \gset one_
+SELECT md5(string_agg(row(account_id, user_id, state, days_synced, available_count, added_total, updated_total, removed_total, events, duplicates, last_event)::text, ',' ORDER BY account_id)) AS accounts FROM "Gig Hooks".gig_account_sync \gset one_
+SELECT md5(string_agg(row(account_id, gig_id, change, event_id - :base - (SELECT min(event_id) FROM "Gig Hooks".gig_event_log WHERE event_id > :base))::text, ',' ORDER BY account_id, gig_id)) AS changes FROM "Gig Hooks".gig_change WHERE event_id > :base \gset one_
+SELECT md5(string_agg(row(account_id, body_digest, deliveries)::text, ',' ORDER BY account_id, body_digest)) AS deliveries FROM "Gig Hooks".gig_delivery \gset one_
+SELECT count(*) > 100 AS logged, (SELECT sum(duplicates) FROM "Gig Hooks".gig_account_sync) > 100 AS duplicates FROM "Gig Hooks".gig_event_log;
+ROLLBACK;
+SELECT outcome, count(*) > 10 AS many FROM "Gig Hooks".ingest_gig_events((SELECT array_agg(body ORDER BY ord) FROM stream), (SELECT array_agg(pg_temp.sign(body) ORDER BY ord) FROM stream)) GROUP BY 1 ORDER BY 1;
+SELECT md5(string_agg(account_id::text || event || convert_from(body, 'UTF8'), ',' ORDER BY event_id)) = :'one_log' AS same_log FROM "Gig Hooks".gig_event_log WHERE event_id > :base;
+SELECT md5(string_agg(row(account_id, user_id, state, days_synced, available_count, added_total, updated_total, removed_total, events, duplicates, last_event)::text, ',' ORDER BY account_id)) = :'one_accounts' AS same_accounts FROM "Gig Hooks".gig_account_sync;
+SELECT md5(string_agg(row(account_id, gig_id, change, event_id - :base - (SELECT min(event_id) FROM "Gig Hooks".gig_event_log WHERE event_id > :base))::text, ',' ORDER BY account_id, gig_id)) = :'one_changes' AS same_changes FROM "Gig Hooks".gig_change WHERE event_id > :base;
+SELECT md5(string_agg(row(account_id, body_digest, deliveries)::text, ',' ORDER BY account_id, body_digest)) = :'one_deliveries' AS same_deliveries FROM "Gig Hooks".gig_delivery;
+
+DROP EXTENSION gigs_webhooks;
+DROP SCHEMA "Gig Hooks";

@@ -1,0 +1,93 @@
+--
+-- Rebuilding from the log, and pruning it
+--
+CREATE SCHEMA gigs;
+CREATE EXTENSION gigs_webhooks SCHEMA gigs;
+SET search_path = pg_catalog;
+\pset format unaligned
+
+SELECT gigs.create_gig_subscription('n', 'https://example.com/hooks');
+CREATE FUNCTION pg_temp.ingest(kind text, account int, available int, own int DEFAULT 0)
+RETURNS gigs.gig_ingest_outcome LANGUAGE sql AS $$
+	SELECT gigs.ingest_gig_event(format(
+		'{"event":"gigs.%s","name":"n","data":{"account":"00000000-0000-4000-8000-00000000000%s","user":"00000000-0000-4000-9000-000000000001","available_count":%s%s}}',
+		kind, account, available, CASE kind WHEN 'partially_synced' THEN format(',"days_synced":%s', own) WHEN 'added' THEN format(',"added_count":%s', own) ELSE '' END), NULL)
+$$;
+-- accounts 1 to 5: each with one event more, the latest ones redelivered
+SELECT count(*) FROM (
+	SELECT pg_temp.ingest(k.kind, a, 10 * a + k.i, k.i)
+	FROM generate_series(1, 5) AS a, (VALUES (1, 'partially_synced'), (2, 'partially_synced'), (3, 'fully_synced'), (4, 'added'), (5, 'partially_synced')) AS k (i, kind)
+	WHERE k.i <= a ORDER BY k.i, a) AS v;
+SELECT pg_temp.ingest('partially_synced', a, 10 * a + 1, 1) FROM generate_series(1, 3) AS a;
+CREATE TABLE pg_temp.before AS TABLE gigs.gig_account_sync;
+CREATE FUNCTION pg_temp.differences() RETURNS bigint LANGUAGE sql AS $$
+	SELECT (SELECT count(*) FROM (TABLE pg_temp.before EXCEPT TABLE gigs.gig_account_sync) AS d)
+		+ (SELECT count(*) FROM (TABLE gigs.gig_account_sync EXCEPT TABLE pg_temp.before) AS d)
+$$;
+
+-- Nothing to do
+SELECT * FROM gigs.rebuild_gig_sync();
+SELECT pg_temp.differences();
+
+-- Damage is mended, of one account or of all; duplicates aren't in the log and stay
+UPDATE gigs.gig_account_sync SET state = 'unknown', days_synced = 99, available_count = NULL, added_total = 7, events = 0,
+	first_event_at = NULL, last_event = 'gigs.removed', fully_synced_at = now(), refreshed_at = now();
+SELECT pg_temp.differences() AS damaged;
+SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-000000000004');
+SELECT pg_temp.differences() AS damaged;
+SELECT * FROM gigs.rebuild_gig_sync();
+SELECT pg_temp.differences();
+
+-- A lost row comes back, but for its duplicates
+DELETE FROM gigs.gig_account_sync WHERE right(account_id::text, 1) IN ('1', '5');
+SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-000000000001');
+SELECT * FROM gigs.rebuild_gig_sync();
+SELECT right(account_id::text, 1) AS account, state, events, duplicates FROM gigs.gig_account_sync ORDER BY 1;
+UPDATE gigs.gig_account_sync SET duplicates = 1 WHERE right(account_id::text, 1) = '1';
+SELECT pg_temp.differences();
+
+-- Accounts that nobody knows
+SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-00000000000f');
+
+-- Pruning: arguments
+\set VERBOSITY terse
+SELECT * FROM gigs.prune_gig_events(NULL);
+SELECT * FROM gigs.prune_gig_events('-1 day');
+SELECT * FROM gigs.prune_gig_events('1 day', 0);
+SELECT * FROM gigs.prune_gig_events('1 day', NULL);
+\set VERBOSITY default
+-- ... nothing is old enough
+SELECT * FROM gigs.prune_gig_events('1 day');
+-- ... every account's first event is
+UPDATE gigs.gig_event_log AS l SET received_at = received_at - interval '30 days'
+WHERE event_id = (SELECT min(event_id) FROM gigs.gig_event_log WHERE account_id = l.account_id);
+SELECT * FROM gigs.prune_gig_events('30 days 1 hour');
+SELECT * FROM gigs.prune_gig_events('29 days', 2);
+SELECT * FROM gigs.prune_gig_events('29 days', 2);
+SELECT * FROM gigs.prune_gig_events('29 days', 2);
+SELECT * FROM gigs.prune_gig_events('29 days', 2);
+SELECT count(*) FROM gigs.gig_event_log;
+
+-- An account whose first event is gone is never made poorer
+UPDATE gigs.gig_account_sync SET available_count = 12345;
+UPDATE pg_temp.before SET available_count = 12345;
+SELECT * FROM gigs.rebuild_gig_sync();
+SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-000000000001');
+SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-000000000005');
+SELECT pg_temp.differences();
+-- ... and a new one beside them is rebuilt
+SELECT pg_temp.ingest('fully_synced', 6, 1);
+SELECT * FROM gigs.rebuild_gig_sync();
+
+-- Deliveries are kept for as long as the window is, however short events are
+SELECT count(*) FROM gigs.gig_delivery;
+SELECT * FROM gigs.prune_gig_events('0');
+SELECT pg_temp.ingest('fully_synced', 6, 1);
+UPDATE gigs.gig_delivery SET first_at = first_at - interval '3 days' WHERE deliveries = 1;
+SELECT * FROM gigs.prune_gig_events('0', 10);
+SELECT * FROM gigs.prune_gig_events('0', 10);
+SELECT right(account_id::text, 1) AS account, deliveries FROM gigs.gig_delivery ORDER BY 1;
+
+SET client_min_messages = warning;
+DROP EXTENSION gigs_webhooks CASCADE;
+DROP SCHEMA gigs;
