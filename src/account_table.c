@@ -35,9 +35,9 @@ static void DescribeWriteAccounts(const GigSchema *schema, StringInfo query,
 								  Oid *argtypes, int *nargs);
 static int	CompareAccounts(const void *a, const void *b);
 
-static SavedPlan read_accounts = {DescribeReadAccounts, NULL};
-static SavedPlan create_accounts = {DescribeCreateAccounts, NULL};
-static SavedPlan write_accounts = {DescribeWriteAccounts, NULL};
+static SavedPlan read_accounts = {.describe = DescribeReadAccounts};
+static SavedPlan create_accounts = {.describe = DescribeCreateAccounts};
+static SavedPlan write_accounts = {.describe = DescribeWriteAccounts};
 
 /*
  * Locks accounts until the end of the transaction and reads what is known of

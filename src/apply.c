@@ -96,11 +96,11 @@ static void DescribeWriteChanges(const GigSchema *schema, StringInfo query,
 static void DescribeRestoreChanges(const GigSchema *schema, StringInfo query,
 								   Oid *argtypes, int *nargs);
 
-static SavedPlan read_deliveries = {DescribeReadDeliveries, NULL};
-static SavedPlan write_log = {DescribeWriteLog, NULL};
-static SavedPlan write_deliveries = {DescribeWriteDeliveries, NULL};
-static SavedPlan write_changes = {DescribeWriteChanges, NULL};
-static SavedPlan restore_changes = {DescribeRestoreChanges, NULL};
+static SavedPlan read_deliveries = {.describe = DescribeReadDeliveries};
+static SavedPlan write_log = {.describe = DescribeWriteLog};
+static SavedPlan write_deliveries = {.describe = DescribeWriteDeliveries};
+static SavedPlan write_changes = {.describe = DescribeWriteChanges};
+static SavedPlan restore_changes = {.describe = DescribeRestoreChanges};
 
 /*
  * Applies events, as if one by one in the order given.

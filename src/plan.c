@@ -19,6 +19,7 @@
 #include "plan.h"
 
 static void PreparePlan(const GigSchema *schema, SavedPlan *saved);
+static void MakeGenericPlan(SPIPlanPtr plan);
 static void SwitchOff(const char *setting);
 
 /*
@@ -33,43 +34,38 @@ RunPlan(const GigSchema *schema, SavedPlan *saved, Datum *values,
 {
 	int			result;
 
-	if (saved->plan == NULL || !SPI_plan_is_valid(saved->plan))
+	if (saved->plan == NULL || saved->generation != schema->generation)
 		PreparePlan(schema, saved);
+	else if (!SPI_plan_is_valid(saved->plan))
+		MakeGenericPlan(saved->plan);
+
+	saved->running++;
 	result = SPI_execute_plan(saved->plan, values, nulls, false, 0);
+	saved->running--;
 	if (result != expected)
 		elog(ERROR, "unexpected result of SPI_execute_plan: %s",
 			 SPI_result_code_string(result));
 	return SPI_processed;
 }
 
-/*
- * Plans a statement once for all its parameters.
- *
- * Custom plans would fold whole arrays into constants, five times over.  And
- * the plan has to stay good when the tables grow by a million rows before they
- * are next analyzed: every access is by primary key, so what would scan or
- * hash a whole table, because it is small today, is out of the question.
- */
 static void
 PreparePlan(const GigSchema *schema, SavedPlan *saved)
 {
 	StringInfoData query;
 	Oid			argtypes[MAX_PLAN_ARGS];
 	int			nargs = 0;
-	int			guc_nest_level = NewGUCNestLevel();
 	SPIPlanPtr	plan;
-	CachedPlan *generic_plan;
 
-	SwitchOff("enable_seqscan");
-	SwitchOff("enable_hashjoin");
-	SwitchOff("enable_mergejoin");
-	SwitchOff("jit");
-
-	if (saved->plan != NULL)
-	{
+	/*
+	 * A trigger on one of the tables may have got us here while the plan runs
+	 * further up; then it is left to the end of the session.  So it is when an
+	 * error ended it.
+	 */
+	if (saved->plan != NULL && saved->running == 0)
 		SPI_freeplan(saved->plan);
-		saved->plan = NULL;
-	}
+	saved->plan = NULL;
+	saved->running = 0;
+
 	initStringInfo(&query);
 	saved->describe(schema, &query, argtypes, &nargs);
 	Assert(nargs <= MAX_PLAN_ARGS);
@@ -81,11 +77,31 @@ PreparePlan(const GigSchema *schema, SavedPlan *saved)
 	if (SPI_keepplan(plan) != 0)
 		elog(ERROR, "SPI_keepplan failed");
 	saved->plan = plan;
+	saved->generation = schema->generation;
+	MakeGenericPlan(plan);
+}
 
+/*
+ * Plans a statement once for all its parameters.
+ *
+ * Custom plans would fold whole arrays into constants, five times over.  And
+ * the plan has to stay good when the tables grow by a million rows before they
+ * are next analyzed: every access is by primary key, so what would scan or
+ * hash a whole table, because it is small today, is out of the question.
+ */
+static void
+MakeGenericPlan(SPIPlanPtr plan)
+{
+	int			guc_nest_level = NewGUCNestLevel();
+	CachedPlan *generic_plan;
+
+	SwitchOff("enable_seqscan");
+	SwitchOff("enable_hashjoin");
+	SwitchOff("enable_mergejoin");
+	SwitchOff("jit");
 	generic_plan = SPI_plan_get_cached_plan(plan);
 	if (generic_plan != NULL)
 		ReleasePlan(generic_plan);
-
 	AtEOXact_GUC(true, guc_nest_level);
 }
 

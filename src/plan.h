@@ -21,6 +21,8 @@ typedef struct SavedPlan
 	void		(*describe) (const GigSchema *schema, StringInfo query,
 							 Oid *argtypes, int *nargs);
 	SPIPlanPtr	plan;
+	uint64		generation;		/* of the schema that it was prepared for */
+	int			running;		/* how often it is being run just now */
 } SavedPlan;
 
 extern uint64 RunPlan(const GigSchema *schema, SavedPlan *saved, Datum *values,

@@ -81,6 +81,7 @@ static void
 LoadSchema(Oid namespace_id)
 {
 	GigSchema	schema;
+	char	   *name;
 
 	if (schema_context == NULL)
 		schema_context = AllocSetContextCreate(TopMemoryContext,
@@ -103,11 +104,22 @@ LoadSchema(Oid namespace_id)
 									 gig_outcome_names, schema.outcomes,
 									 GIG_OUTCOMES);
 
-	cached_schema_valid = false;
-	MemoryContextReset(schema_context);
-	schema.name =
-		MemoryContextStrdup(schema_context,
-							quote_identifier(get_namespace_name(namespace_id)));
+	name = MemoryContextStrdup(schema_context,
+							   quote_identifier(get_namespace_name(namespace_id)));
+
+	/* what has been prepared stays good unless something is different now */
+	schema.generation = cached_schema.generation;
+	schema.name = cached_schema.name;
+	if (cached_schema.name == NULL || strcmp(cached_schema.name, name) != 0 ||
+		memcmp(&cached_schema, &schema, sizeof(schema)) != 0)
+	{
+		schema.generation++;
+		schema.name = name;
+		if (cached_schema.name != NULL)
+			pfree(cached_schema.name);
+	}
+	else
+		pfree(name);
 	cached_schema = schema;
 	cached_schema_valid = true;
 }

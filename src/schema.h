@@ -40,6 +40,7 @@ extern const char *const gig_outcome_names[GIG_OUTCOMES];
 
 typedef struct GigSchema
 {
+	uint64		generation;		/* another one: prepare what depends on it anew */
 	Oid			namespace_id;
 	char	   *name;			/* quoted where needed */
 	Oid			owner;			/* of the tables */
