@@ -269,10 +269,6 @@ private_install() {
 	ln -s "$includedir" "$root$includedir"
 	[[ -z $RUN_USER ]] || chown -R -h "$RUN_USER:" "$root"
 
-	[[ $("$PRIVATE_BIN/pg_config" --sharedir) == "$root$sharedir" &&
-		$("$PRIVATE_BIN/pg_config" --pkglibdir) == "$root$pkglibdir" ]] ||
-		fail "a copy of this PostgreSQL does not find its files: $bindir"
-
 	# COPT is how PostgreSQL's makefiles take additional flags.
 	stage as_user make -s -C "$TREE" COPT="${COPT:-}" all
 	stage as_user make -s -C "$TREE" COPT="${COPT:-}" DESTDIR="$root" install
@@ -307,6 +303,10 @@ cluster_start() {
 	} >>"$data/postgresql.conf"
 	as_user "$PRIVATE_BIN/pg_ctl" start -s -w -t 60 -D "$data" \
 		-l "$(server_log)" </dev/null || fail "the server did not start"
+	as_user "$PRIVATE_BIN/psql" -X -t -A -d postgres \
+		-c "SELECT setting FROM pg_config WHERE name = 'SHAREDIR'" |
+		grep -qF "$SCRATCH/install/" ||
+		fail "a copy of this PostgreSQL does not find its files"
 }
 
 cluster_stop() {

@@ -302,6 +302,8 @@ IsIsoDateTime(const char *s, size_t len, size_t *local_len)
 	while (at < len &&
 		   (s[at] == ':' || s[at] == '.' || (s[at] >= '0' && s[at] <= '9')))
 		at++;
+	if (s[at - 1] < '0' || s[at - 1] > '9')
+		return false;
 	*local_len = at;
 	if (at == len)
 		return true;
