@@ -11,6 +11,8 @@
 #ifndef GIGS_WEBHOOKS_ERROR_H
 #define GIGS_WEBHOOKS_ERROR_H
 
+#include "compat.h"
+
 typedef struct GigError
 {
 	int			sqlerrcode;		/* 0: no error */
@@ -21,7 +23,7 @@ typedef struct GigError
 /* Fills the error; returns false, so that a check can end with it. */
 extern bool SetGigError(GigError *error, int sqlerrcode, const char *fmt,...)
 	pg_attribute_printf(3, 4);
-extern void ThrowGigError(const GigError *error) pg_attribute_noreturn();
+pg_noreturn extern void ThrowGigError(const GigError *error);
 
 /* Input made fit to be quoted in a message. */
 extern char *QuotableInput(const char *s, size_t len);
