@@ -1,5 +1,9 @@
 \echo Use "CREATE EXTENSION gigs_webhooks" to load this file. \quit
 
+-- The schema may have operators and functions of other people's: none of them
+-- is to be found here, so all that is ours is named with the schema.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 --
 -- Types
 --
@@ -525,6 +529,10 @@ BEGIN
 		RAISE invalid_parameter_value
 			USING MESSAGE = 'subscription name must not be empty';
 	END IF;
+	IF octet_length(create_gig_subscription.name) > 1024 THEN
+		RAISE program_limit_exceeded
+			USING MESSAGE = 'subscription name must not be longer than 1024 bytes';
+	END IF;
 	IF coalesce(create_gig_subscription.url, '') = '' THEN
 		RAISE invalid_parameter_value
 			USING MESSAGE = 'subscription URL must not be empty';
@@ -616,6 +624,14 @@ BEGIN
 	IF retire_gig_secret.at IS NULL THEN
 		RAISE null_value_not_allowed
 			USING MESSAGE = 'time of retirement must not be null';
+	END IF;
+
+	IF NOT EXISTS (
+		SELECT FROM @extschema@.gig_subscription AS s
+		WHERE s.name = retire_gig_secret.name
+	) THEN
+		RAISE undefined_object
+			USING MESSAGE = format('subscription "%s" does not exist', retire_gig_secret.name);
 	END IF;
 
 	UPDATE @extschema@.gig_subscription_secret AS s
@@ -735,6 +751,7 @@ BEGIN
 		FROM @extschema@.gig_event_log AS o
 		WHERE o.received_at < now() - keep
 		LIMIT batch
+		FOR UPDATE SKIP LOCKED
 	);
 	GET DIAGNOSTICS events_pruned = ROW_COUNT;
 
@@ -911,3 +928,40 @@ REVOKE ALL ON FUNCTION
 	@extschema@.prune_gig_events(interval, integer),
 	@extschema@.gig_event_counts(interval, timestamptz, timestamptz)
 FROM PUBLIC;
+
+-- Default privileges may have granted more, to anyone.
+DO $$
+DECLARE
+	granted record;
+BEGIN
+	FOR granted IN
+		SELECT 'TABLE' AS kind, c.oid::pg_catalog.regclass::text AS name, a.grantee
+		FROM pg_catalog.pg_depend AS d
+		JOIN pg_catalog.pg_extension AS e
+			ON d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid = e.oid
+		JOIN pg_catalog.pg_class AS c
+			ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid,
+			pg_catalog.aclexplode(c.relacl) AS a
+		WHERE e.extname = 'gigs_webhooks' AND a.grantee <> c.relowner
+		UNION
+		SELECT 'FUNCTION', p.oid::pg_catalog.regprocedure::text, a.grantee
+		FROM pg_catalog.pg_depend AS d
+		JOIN pg_catalog.pg_extension AS e
+			ON d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid = e.oid
+		JOIN pg_catalog.pg_proc AS p
+			ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid,
+			pg_catalog.aclexplode(p.proacl) AS a
+		WHERE e.extname = 'gigs_webhooks' AND a.grantee NOT IN (p.proowner, 0)
+	LOOP
+		EXECUTE pg_catalog.format(
+			'REVOKE ALL ON %s %s FROM %s',
+			granted.kind,
+			granted.name,
+			CASE granted.grantee
+				WHEN 0 THEN 'PUBLIC'
+				ELSE granted.grantee::pg_catalog.regrole::text
+			END
+		);
+	END LOOP;
+END
+$$;

@@ -53,7 +53,8 @@ static void CheckColumnType(const TriggerData *trigger,
 							Form_pg_attribute attribute);
 static void ReadInput(const TriggerData *trigger, const AttrNumber *attnums,
 					  GigInput *input);
-static Datum OutputDatum(Form_pg_attribute attribute, const char *value);
+static Datum ErrorDatum(Form_pg_attribute attribute, const GigError *error);
+static Datum OutputDatum(Form_pg_attribute attribute, char *value);
 
 /*
  * gig_inbox_ingest(['body' [, 'signature' [, 'outcome' [, 'error']]]])
@@ -97,18 +98,16 @@ gig_inbox_ingest(PG_FUNCTION_ARGS)
 	replaced[nreplaced] = attnums[INBOX_OUTCOME];
 	values[nreplaced] =
 		OutputDatum(TupleDescAttr(tupdesc, attnums[INBOX_OUTCOME] - 1),
-					gig_outcome_names[result.outcome]);
+					pstrdup(gig_outcome_names[result.outcome]));
 	nulls[nreplaced++] = false;
 	if (attnums[INBOX_ERROR] != InvalidAttrNumber)
 	{
 		bool		rejected = result.outcome == OUTCOME_REJECTED;
 
 		replaced[nreplaced] = attnums[INBOX_ERROR];
-		values[nreplaced] = rejected ?
-			OutputDatum(TupleDescAttr(tupdesc, attnums[INBOX_ERROR] - 1),
-						psprintf("%s: %s",
-								 unpack_sql_state(result.error.sqlerrcode),
-								 result.error.message)) : (Datum) 0;
+		values[nreplaced] =
+			ErrorDatum(TupleDescAttr(tupdesc, attnums[INBOX_ERROR] - 1),
+					   rejected ? &result.error : NULL);
 		nulls[nreplaced++] = !rejected;
 	}
 	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_trigtuple,
@@ -175,6 +174,14 @@ FindColumns(const TriggerData *trigger, const GigSchema *schema,
 		attnums[column] = InvalidAttrNumber;
 		if (attnum > 0)
 		{
+			for (int other = 0; other < column; other++)
+			{
+				if (attnums[other] == attnum)
+					ereport(ERROR,
+							(errcode(ERRCODE_DUPLICATE_COLUMN),
+							 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" is named twice",
+									definition->tgname, table, name)));
+			}
 			attnums[column] = (AttrNumber) attnum;
 			CheckColumnType(trigger, schema, (InboxColumn) column,
 							TupleDescAttr(tupdesc, attnum - 1));
@@ -256,20 +263,36 @@ ReadInput(const TriggerData *trigger, const AttrNumber *attnums,
 }
 
 /*
- * Makes a value of the column's type.  A reason that is too long for the
- * column is cut: it must not cost the row.
+ * The reason of a refusal, or null.  One that is too long for the column is
+ * cut: it must not cost the row.
  */
 static Datum
-OutputDatum(Form_pg_attribute attribute, const char *value)
+ErrorDatum(Form_pg_attribute attribute, const GigError *error)
 {
 	int32		typmod = attribute->atttypmod;
 	Oid			base = getBaseTypeAndTypmod(attribute->atttypid, &typmod);
+	char	   *reason;
+
+	if (error == NULL)
+		return OutputDatum(attribute, NULL);
+	reason = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode),
+					  error->message);
+	if (base == VARCHAROID && typmod >= (int32) VARHDRSZ)
+		reason[pg_mbcharcliplen(reason, (int) strlen(reason),
+								typmod - VARHDRSZ)] = '\0';
+	return OutputDatum(attribute, reason);
+}
+
+/*
+ * Makes a value of the column's type, which may be a domain that has its own
+ * opinion of it, even of null.
+ */
+static Datum
+OutputDatum(Form_pg_attribute attribute, char *value)
+{
 	Oid			input;
 	Oid			ioparam;
-	char	   *s = pstrdup(value);
 
-	if (base == VARCHAROID && typmod >= (int32) VARHDRSZ)
-		s[pg_mbcharcliplen(s, (int) strlen(s), typmod - VARHDRSZ)] = '\0';
 	getTypeInputInfo(attribute->atttypid, &input, &ioparam);
-	return OidInputFunctionCall(input, s, ioparam, attribute->atttypmod);
+	return OidInputFunctionCall(input, value, ioparam, attribute->atttypmod);
 }

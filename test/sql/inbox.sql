@@ -303,6 +303,24 @@ RESET ROLE;
 SELECT tenant, outcome, right(body, 5) AS body FROM hook ORDER BY 3;
 SELECT * FROM pg_temp.account WHERE account = '6';
 
+-- One column can't be two things: the outcome would overwrite the body
+CREATE TABLE twice (body text, signature text, outcome text);
+CREATE TRIGGER ingest BEFORE INSERT ON twice FOR EACH ROW EXECUTE FUNCTION "Gig Inbox".gig_inbox_ingest('body', 'signature', 'body');
+SELECT pg_temp.try($$INSERT INTO twice VALUES ('{}')$$);
+DROP TABLE twice;
+-- A domain has its say even of the error that isn't there; an outcome is never cut
+CREATE DOMAIN told AS text NOT NULL;
+CREATE TABLE picky (body text, signature text, outcome varchar(7), error told DEFAULT '');
+CREATE TRIGGER ingest BEFORE INSERT ON picky FOR EACH ROW EXECUTE FUNCTION "Gig Inbox".gig_inbox_ingest();
+SELECT pg_temp.try(format('INSERT INTO picky VALUES (%L)', replace(pg_temp.full(7, 1), 'payroll', 'open')));
+SELECT pg_temp.try($$INSERT INTO picky VALUES ('{}')$$);
+ALTER TABLE picky ALTER outcome TYPE varchar(8);
+SELECT pg_temp.try($$INSERT INTO picky VALUES ('{}')$$);
+TABLE picky;
+SELECT * FROM pg_temp.account WHERE account = '7';
+DROP TABLE picky;
+DROP DOMAIN told;
+
 SET client_min_messages = warning;
 DROP EXTENSION gigs_webhooks CASCADE;
 DROP SCHEMA "Gig Inbox", app CASCADE;
