@@ -729,7 +729,7 @@ sub literals
 	my ($delivery) = @_;
 
 	return (
-		bytea_literal($delivery->{body}) . '::bytea',
+		bytea_literal($delivery->{body}),
 		text_literal($delivery->{signature}) . '::text');
 }
 

@@ -16,7 +16,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
 our @EXPORT = qw(start_node sign payload bytea_literal text_literal
-  count_lines first_difference run_together);
+  ask first_difference run_together);
 
 # A server of its own, quiet enough that logging isn't what a test spends its
 # time with: PostgreSQL::Test::Cluster logs every statement.
@@ -55,11 +55,14 @@ sub payload
 	return $body;
 }
 
+# Without the cast the literal would be taken for text, which the functions
+# that take bodies accept as well.
 sub bytea_literal
 {
 	my ($bytes) = @_;
 
-	return defined $bytes ? "'\\x" . unpack('H*', $bytes) . "'" : 'NULL';
+	return 'NULL::bytea' if !defined $bytes;
+	return "'\\x" . unpack('H*', $bytes) . "'::bytea";
 }
 
 sub text_literal
@@ -71,11 +74,19 @@ sub text_literal
 	return "'$text'";
 }
 
-sub count_lines
-{
-	my ($text) = @_;
+# Asks a session that psql keeps open in the background.  Returns what it
+# printed, with the SQLSTATE of the last statement where that failed.
+my $asked = 0;
 
-	return scalar(my @lines = split /\n/, $text);
+sub ask
+{
+	my ($session, $query) = @_;
+	my $end = 'asked ' . ++$asked;
+	my $output = $session->query_until(qr/^$end$/m,
+		"$query\n;\n\\if :ERROR\n\\echo :SQLSTATE\n\\endif\n\\echo $end\n");
+
+	$output =~ s/\n?^$end\n?//m;
+	return $output;
 }
 
 # Where two lists of lines differ first, for a failure's diagnosis; an empty
