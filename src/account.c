@@ -12,7 +12,8 @@
 
 #include "account.h"
 
-#define COLUMN(place, name, type) [place] = {#name, type, offsetof(GigAccount, name)}
+#define COLUMN(place, name, type) \
+	[place] = {#name, type, offsetof(GigAccount, name)}
 
 const GigAccountColumn gig_account_columns[GIG_ACCOUNT_COLUMNS] = {
 	COLUMN(ACCOUNT_ID, account_id, COLUMN_UUID),
@@ -57,7 +58,8 @@ InitGigAccount(GigAccount *account, const pg_uuid_t *account_id,
 	SetPresent(account, ACCOUNT_ID, true);
 	SetPresent(account, ACCOUNT_USER_ID, true);
 	SetPresent(account, ACCOUNT_STATE, true);
-	for (int column = ACCOUNT_ADDED_TOTAL; column <= ACCOUNT_DUPLICATES; column++)
+	for (int column = ACCOUNT_ADDED_TOTAL; column <= ACCOUNT_DUPLICATES;
+		 column++)
 		SetPresent(account, column, true);
 }
 
@@ -69,10 +71,9 @@ InitGigAccount(GigAccount *account, const pg_uuid_t *account_id,
  * unless that is a partial sync that comes late.
  */
 GigOutcome
-FoldGigEvent(GigAccount *account, const GigEvent *event,
-			 TimestampTz received_at)
+FoldGigEvent(GigAccount *account, const GigEvent *event, TimestampTz received_at)
 {
-	GigOutcome	outcome = OUTCOME_APPLIED;
+	GigOutcome outcome = OUTCOME_APPLIED;
 
 	switch (event->kind)
 	{
@@ -114,9 +115,9 @@ static GigOutcome
 FoldPartialSync(GigAccount *account, const GigEvent *event,
 				TimestampTz received_at)
 {
-	bool		late = account->state == SYNC_FULLY ||
-		(IsPresent(account, ACCOUNT_DAYS_SYNCED) &&
-		 event->days_synced < account->days_synced);
+	bool late = account->state == SYNC_FULLY ||
+				(IsPresent(account, ACCOUNT_DAYS_SYNCED) &&
+				 event->days_synced < account->days_synced);
 
 	account->days_synced = Max(account->days_synced, event->days_synced);
 	SetPresent(account, ACCOUNT_DAYS_SYNCED, true);
@@ -182,10 +183,10 @@ SetPresent(GigAccount *account, int column, bool present)
  * Returns a column's value; a UUID's points into the account.
  */
 Datum
-GigAccountDatum(const GigSchema *schema, const GigAccount *account,
-				int column, bool *isnull)
+GigAccountDatum(const GigSchema *schema, const GigAccount *account, int column,
+				bool *isnull)
 {
-	void	   *member = Member(account, column);
+	void *member = Member(account, column);
 
 	*isnull = !IsPresent(account, column);
 	if (*isnull)
@@ -195,9 +196,11 @@ GigAccountDatum(const GigSchema *schema, const GigAccount *account,
 		case COLUMN_UUID:
 			return UUIDPGetDatum((pg_uuid_t *) member);
 		case COLUMN_STATE:
-			return ObjectIdGetDatum(schema->sync_states[*(GigSyncState *) member]);
+			return ObjectIdGetDatum(
+				schema->sync_states[*(GigSyncState *) member]);
 		case COLUMN_EVENT_KIND:
-			return ObjectIdGetDatum(schema->event_kinds[*(GigEventKind *) member]);
+			return ObjectIdGetDatum(
+				schema->event_kinds[*(GigEventKind *) member]);
 		case COLUMN_INT4:
 			return Int32GetDatum(*(int32 *) member);
 		case COLUMN_INT8:
@@ -215,7 +218,7 @@ void
 SetGigAccountDatum(const GigSchema *schema, GigAccount *account, int column,
 				   Datum value, bool isnull)
 {
-	void	   *member = Member(account, column);
+	void *member = Member(account, column);
 
 	SetPresent(account, column, !isnull);
 	if (isnull)
@@ -226,14 +229,16 @@ SetGigAccountDatum(const GigSchema *schema, GigAccount *account, int column,
 			*(pg_uuid_t *) member = *DatumGetUUIDP(value);
 			break;
 		case COLUMN_STATE:
-			*(GigSyncState *) member = (GigSyncState)
-				FindEnumLabel(schema->sync_states, GIG_SYNC_STATES,
-							  DatumGetObjectId(value));
+			*(GigSyncState *) member =
+				(GigSyncState) FindEnumLabel(schema->sync_states,
+											 GIG_SYNC_STATES,
+											 DatumGetObjectId(value));
 			break;
 		case COLUMN_EVENT_KIND:
-			*(GigEventKind *) member = (GigEventKind)
-				FindEnumLabel(schema->event_kinds, GIG_EVENT_KINDS,
-							  DatumGetObjectId(value));
+			*(GigEventKind *) member =
+				(GigEventKind) FindEnumLabel(schema->event_kinds,
+											 GIG_EVENT_KINDS,
+											 DatumGetObjectId(value));
 			break;
 		case COLUMN_INT4:
 			*(int32 *) member = DatumGetInt32(value);

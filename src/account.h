@@ -20,19 +20,19 @@
 /* A row of gig_account_sync; its columns are in gig_account_columns. */
 typedef struct GigAccount
 {
-	uint32		present;		/* bit n: gig_account_columns[n] is not null */
-	pg_uuid_t	account_id;
-	pg_uuid_t	user_id;
+	uint32 present; /* bit n: gig_account_columns[n] is not null */
+	pg_uuid_t account_id;
+	pg_uuid_t user_id;
 	GigSyncState state;
-	int32		days_synced;
+	int32 days_synced;
 	TimestampTz available_from;
 	TimestampTz available_to;
-	int32		available_count;
-	int64		added_total;
-	int64		updated_total;
-	int64		removed_total;
-	int64		events;
-	int64		duplicates;
+	int32 available_count;
+	int64 added_total;
+	int64 updated_total;
+	int64 removed_total;
+	int64 events;
+	int64 duplicates;
 	TimestampTz first_event_at;
 	TimestampTz partially_synced_at;
 	TimestampTz fully_synced_at;
@@ -55,7 +55,7 @@ typedef struct GigAccountColumn
 {
 	const char *name;
 	GigColumnType type;
-	size_t		offset;			/* of the member of GigAccount */
+	size_t offset; /* of the member of GigAccount */
 } GigAccountColumn;
 
 /* The places of columns in gig_account_columns. */
@@ -88,11 +88,10 @@ extern void InitGigAccount(GigAccount *account, const pg_uuid_t *account_id,
 						   const pg_uuid_t *user_id);
 extern GigOutcome FoldGigEvent(GigAccount *account, const GigEvent *event,
 							   TimestampTz received_at);
-extern Datum GigAccountDatum(const GigSchema *schema,
-							 const GigAccount *account, int column,
-							 bool *isnull);
+extern Datum GigAccountDatum(const GigSchema *schema, const GigAccount *account,
+							 int column, bool *isnull);
 extern void SetGigAccountDatum(const GigSchema *schema, GigAccount *account,
 							   int column, Datum value, bool isnull);
-extern Oid	GigAccountColumnType(const GigSchema *schema, int column);
+extern Oid GigAccountColumnType(const GigSchema *schema, int column);
 
-#endif							/* GIGS_WEBHOOKS_ACCOUNT_H */
+#endif /* GIGS_WEBHOOKS_ACCOUNT_H */

@@ -33,7 +33,7 @@ static void DescribeCreateAccounts(const GigSchema *schema, StringInfo query,
 								   Oid *argtypes, int *nargs);
 static void DescribeWriteAccounts(const GigSchema *schema, StringInfo query,
 								  Oid *argtypes, int *nargs);
-static int	CompareAccounts(const void *a, const void *b);
+static int CompareAccounts(const void *a, const void *b);
 
 static SavedPlan read_accounts = {.describe = DescribeReadAccounts};
 static SavedPlan create_accounts = {.describe = DescribeCreateAccounts};
@@ -64,8 +64,7 @@ LockAccounts(const GigSchema *schema, GigAccount *accounts, int naccounts)
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not create rows of table \"%s\"",
-					"gig_account_sync"),
+			 errmsg("could not create rows of table \"%s\"", "gig_account_sync"),
 			 errdetail("Rows were deleted, or not inserted, at the same time.")));
 }
 
@@ -76,23 +75,23 @@ int
 LockExistingAccounts(const GigSchema *schema, GigAccount *accounts,
 					 int naccounts)
 {
-	Datum		values[1];
-	uint64		nrows;
+	Datum values[1];
+	uint64 nrows;
 
 	values[0] = MakeColumn(schema, accounts, naccounts, ACCOUNT_ID);
 	nrows = RunPlan(schema, &read_accounts, values, NULL, SPI_OK_SELECT);
 	for (uint64 row = 0; row < nrows; row++)
 	{
-		HeapTuple	tuple = SPI_tuptable->vals[row];
-		TupleDesc	tupdesc = SPI_tuptable->tupdesc;
+		HeapTuple tuple = SPI_tuptable->vals[row];
+		TupleDesc tupdesc = SPI_tuptable->tupdesc;
 		GigAccount *account;
-		bool		isnull;
-		Datum		id = SPI_getbinval(tuple, tupdesc, ACCOUNT_ID + 1, &isnull);
+		bool isnull;
+		Datum id = SPI_getbinval(tuple, tupdesc, ACCOUNT_ID + 1, &isnull);
 
 		account = FindAccount(accounts, naccounts, DatumGetUUIDP(id));
 		for (int column = 0; column < GIG_ACCOUNT_COLUMNS; column++)
 		{
-			Datum		value = SPI_getbinval(tuple, tupdesc, column + 1, &isnull);
+			Datum value = SPI_getbinval(tuple, tupdesc, column + 1, &isnull);
 
 			SetGigAccountDatum(schema, account, column, value, isnull);
 		}
@@ -105,7 +104,7 @@ static void
 CreateAccounts(const GigSchema *schema, const GigAccount *accounts,
 			   int naccounts)
 {
-	Datum		values[2];
+	Datum values[2];
 
 	values[0] = MakeColumn(schema, accounts, naccounts, ACCOUNT_ID);
 	values[1] = MakeColumn(schema, accounts, naccounts, ACCOUNT_USER_ID);
@@ -116,10 +115,9 @@ CreateAccounts(const GigSchema *schema, const GigAccount *accounts,
  * Writes accounts that have been locked.
  */
 void
-WriteAccounts(const GigSchema *schema, const GigAccount *accounts,
-			  int naccounts)
+WriteAccounts(const GigSchema *schema, const GigAccount *accounts, int naccounts)
 {
-	Datum		values[GIG_ACCOUNT_COLUMNS];
+	Datum values[GIG_ACCOUNT_COLUMNS];
 
 	for (int column = 0; column < GIG_ACCOUNT_COLUMNS; column++)
 		values[column] = MakeColumn(schema, accounts, naccounts, column);
@@ -131,8 +129,8 @@ static Datum
 MakeColumn(const GigSchema *schema, const GigAccount *accounts, int naccounts,
 		   int column)
 {
-	Datum	   *values = palloc(naccounts * sizeof(Datum));
-	bool	   *nulls = palloc(naccounts * sizeof(bool));
+	Datum *values = palloc(naccounts * sizeof(Datum));
+	bool *nulls = palloc(naccounts * sizeof(bool));
 
 	for (int i = 0; i < naccounts; i++)
 		values[i] = GigAccountDatum(schema, &accounts[i], column, &nulls[i]);
@@ -156,8 +154,8 @@ DescribeReadAccounts(const GigSchema *schema, StringInfo query, Oid *argtypes,
 }
 
 static void
-DescribeCreateAccounts(const GigSchema *schema, StringInfo query,
-					   Oid *argtypes, int *nargs)
+DescribeCreateAccounts(const GigSchema *schema, StringInfo query, Oid *argtypes,
+					   int *nargs)
 {
 	appendStringInfo(query,
 					 "INSERT INTO %s.gig_account_sync (account_id, user_id)"
@@ -173,8 +171,8 @@ DescribeCreateAccounts(const GigSchema *schema, StringInfo query,
 }
 
 static void
-DescribeWriteAccounts(const GigSchema *schema, StringInfo query,
-					  Oid *argtypes, int *nargs)
+DescribeWriteAccounts(const GigSchema *schema, StringInfo query, Oid *argtypes,
+					  int *nargs)
 {
 	appendStringInfo(query, "UPDATE %s.gig_account_sync AS a SET ",
 					 schema->name);
@@ -204,7 +202,7 @@ AppendColumns(StringInfo query)
 GigAccount *
 FindAccount(GigAccount *accounts, int naccounts, const pg_uuid_t *account_id)
 {
-	GigAccount	key = {.account_id = *account_id};
+	GigAccount key = {.account_id = *account_id};
 
 	return bsearch(&key, accounts, naccounts, sizeof(GigAccount),
 				   CompareAccounts);

@@ -16,13 +16,13 @@
  */
 extern void LockAccounts(const GigSchema *schema, GigAccount *accounts,
 						 int naccounts);
-extern int	LockExistingAccounts(const GigSchema *schema,
-								 GigAccount *accounts, int naccounts);
+extern int LockExistingAccounts(const GigSchema *schema, GigAccount *accounts,
+								int naccounts);
 extern void WriteAccounts(const GigSchema *schema, const GigAccount *accounts,
 						  int naccounts);
 
-extern int	CompareUuids(const pg_uuid_t *a, const pg_uuid_t *b);
+extern int CompareUuids(const pg_uuid_t *a, const pg_uuid_t *b);
 extern GigAccount *FindAccount(GigAccount *accounts, int naccounts,
 							   const pg_uuid_t *account_id);
 
-#endif							/* GIGS_WEBHOOKS_ACCOUNT_TABLE_H */
+#endif /* GIGS_WEBHOOKS_ACCOUNT_TABLE_H */

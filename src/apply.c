@@ -30,23 +30,23 @@
 /* A row of gig_delivery. */
 typedef struct Delivery
 {
-	pg_uuid_t	account_id;
-	BodyDigest	digest;
-	bool		known;			/* has been delivered before */
-	int64		event_id;		/* of the event that it delivers, ... */
-	const GigItem *logged;		/* ... unless this call logs that event */
-	int32		deliveries;
+	pg_uuid_t account_id;
+	BodyDigest digest;
+	bool known;			   /* has been delivered before */
+	int64 event_id;		   /* of the event that it delivers, ... */
+	const GigItem *logged; /* ... unless this call logs that event */
+	int32 deliveries;
 	TimestampTz first_at;
 } Delivery;
 
 /* An event on its way, with the rows that it meets. */
 typedef struct Step
 {
-	GigItem    *item;
-	int			ord;			/* of arrival */
+	GigItem *item;
+	int ord; /* of arrival */
 	GigAccount *account;
-	Delivery   *delivery;
-	bool		is_new;			/* no redelivery */
+	Delivery *delivery;
+	bool is_new; /* no redelivery */
 } Step;
 
 /* A gig that an event names. */
@@ -61,12 +61,12 @@ typedef struct Batch
 {
 	const GigSchema *schema;
 	TimestampTz now;
-	Step	   *steps;			/* in order of arrival */
-	int			nsteps;
-	GigAccount *accounts;		/* in order of account_id */
-	int			naccounts;
-	Delivery   *deliveries;		/* in order of account_id and digest */
-	int			ndeliveries;
+	Step *steps; /* in order of arrival */
+	int nsteps;
+	GigAccount *accounts; /* in order of account_id */
+	int naccounts;
+	Delivery *deliveries; /* in order of account_id and digest */
+	int ndeliveries;
 } Batch;
 
 static void CollectAccounts(Batch *batch);
@@ -76,15 +76,15 @@ static void Fold(Batch *batch);
 static void WriteLog(Batch *batch);
 static void WriteDeliveries(Batch *batch);
 static void WriteChanges(Batch *batch);
-static int	CollectChanges(const Batch *batch, Change **changes);
+static int CollectChanges(const Batch *batch, Change **changes);
 static void WriteChangesOf(const Batch *batch, SavedPlan *plan,
 						   const Change *changes, int nchanges);
 static bool WithinWindow(TimestampTz first_at, TimestampTz now);
 static int64 EventIdOf(const Delivery *delivery);
 static Datum DigestDatum(const BodyDigest *digest);
-static int	CompareAccountsOfSteps(const void *a, const void *b);
-static int	CompareDeliveriesOfSteps(const void *a, const void *b);
-static int	CompareChanges(const void *a, const void *b);
+static int CompareAccountsOfSteps(const void *a, const void *b);
+static int CompareDeliveriesOfSteps(const void *a, const void *b);
+static int CompareChanges(const void *a, const void *b);
 static void DescribeReadDeliveries(const GigSchema *schema, StringInfo query,
 								   Oid *argtypes, int *nargs);
 static void DescribeWriteLog(const GigSchema *schema, StringInfo query,
@@ -110,8 +110,8 @@ static SavedPlan restore_changes = {.describe = DescribeRestoreChanges};
 void
 ApplyGigItems(const GigSchema *schema, GigItem **items, int nitems)
 {
-	Batch		batch = {.schema = schema, .nsteps = nitems};
-	Caller		caller;
+	Batch batch = {.schema = schema, .nsteps = nitems};
+	Caller caller;
 
 	if (nitems == 0)
 		return;
@@ -149,7 +149,7 @@ ApplyGigItems(const GigSchema *schema, GigItem **items, int nitems)
 static void
 CollectAccounts(Batch *batch)
 {
-	Step	  **sorted = palloc(batch->nsteps * sizeof(Step *));
+	Step **sorted = palloc(batch->nsteps * sizeof(Step *));
 	GigAccount *account = NULL;
 
 	for (int i = 0; i < batch->nsteps; i++)
@@ -178,8 +178,8 @@ CollectAccounts(Batch *batch)
 static void
 CollectDeliveries(Batch *batch)
 {
-	Step	  **sorted = palloc(batch->nsteps * sizeof(Step *));
-	Delivery   *delivery = NULL;
+	Step **sorted = palloc(batch->nsteps * sizeof(Step *));
+	Delivery *delivery = NULL;
 
 	for (int i = 0; i < batch->nsteps; i++)
 		sorted[i] = &batch->steps[i];
@@ -207,12 +207,12 @@ CollectDeliveries(Batch *batch)
 static void
 ReadDeliveries(Batch *batch)
 {
-	int			n = batch->ndeliveries;
-	Datum	   *places = palloc(n * sizeof(Datum));
-	Datum	   *accounts = palloc(n * sizeof(Datum));
-	Datum	   *digests = palloc(n * sizeof(Datum));
-	Datum		values[3];
-	uint64		nrows;
+	int n = batch->ndeliveries;
+	Datum *places = palloc(n * sizeof(Datum));
+	Datum *accounts = palloc(n * sizeof(Datum));
+	Datum *digests = palloc(n * sizeof(Datum));
+	Datum values[3];
+	uint64 nrows;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -224,15 +224,15 @@ ReadDeliveries(Batch *batch)
 	values[1] = MakeArray(UUIDOID, accounts, NULL, n);
 	values[2] = MakeArray(BYTEAOID, digests, NULL, n);
 
-	nrows = RunPlan(batch->schema, &read_deliveries, values, NULL,
-					SPI_OK_SELECT);
+	nrows =
+		RunPlan(batch->schema, &read_deliveries, values, NULL, SPI_OK_SELECT);
 	for (uint64 row = 0; row < nrows; row++)
 	{
-		HeapTuple	tuple = SPI_tuptable->vals[row];
-		TupleDesc	tupdesc = SPI_tuptable->tupdesc;
-		bool		isnull;
-		int32		place = DatumGetInt32(SPI_getbinval(tuple, tupdesc, 1, &isnull));
-		Delivery   *delivery = &batch->deliveries[place];
+		HeapTuple tuple = SPI_tuptable->vals[row];
+		TupleDesc tupdesc = SPI_tuptable->tupdesc;
+		bool isnull;
+		int32 place = DatumGetInt32(SPI_getbinval(tuple, tupdesc, 1, &isnull));
+		Delivery *delivery = &batch->deliveries[place];
 
 		delivery->known = true;
 		delivery->event_id =
@@ -257,9 +257,9 @@ Fold(Batch *batch)
 {
 	for (int i = 0; i < batch->nsteps; i++)
 	{
-		Step	   *step = &batch->steps[i];
-		GigItem    *item = step->item;
-		Delivery   *delivery = step->delivery;
+		Step *step = &batch->steps[i];
+		GigItem *item = step->item;
+		Delivery *delivery = step->delivery;
 
 		if (delivery->known && WithinWindow(delivery->first_at, batch->now))
 		{
@@ -281,8 +281,8 @@ Fold(Batch *batch)
 static bool
 WithinWindow(TimestampTz first_at, TimestampTz now)
 {
-	return now < TimestampTzPlusMilliseconds(first_at,
-											 gig_dedupe_window * INT64CONST(1000));
+	return now < TimestampTzPlusMilliseconds(first_at, gig_dedupe_window *
+														   INT64CONST(1000));
 }
 
 /*
@@ -292,17 +292,17 @@ static void
 WriteLog(Batch *batch)
 {
 	const GigSchema *schema = batch->schema;
-	GigItem   **items = palloc(batch->nsteps * sizeof(GigItem *));
-	Datum	   *kinds = palloc(batch->nsteps * sizeof(Datum));
-	Datum	   *accounts = palloc(batch->nsteps * sizeof(Datum));
-	Datum	   *names = palloc(batch->nsteps * sizeof(Datum));
-	Datum	   *bodies = palloc(batch->nsteps * sizeof(Datum));
-	Datum		values[5];
-	int			n = 0;
+	GigItem **items = palloc(batch->nsteps * sizeof(GigItem *));
+	Datum *kinds = palloc(batch->nsteps * sizeof(Datum));
+	Datum *accounts = palloc(batch->nsteps * sizeof(Datum));
+	Datum *names = palloc(batch->nsteps * sizeof(Datum));
+	Datum *bodies = palloc(batch->nsteps * sizeof(Datum));
+	Datum values[5];
+	int n = 0;
 
 	for (int i = 0; i < batch->nsteps; i++)
 	{
-		GigItem    *item = batch->steps[i].item;
+		GigItem *item = batch->steps[i].item;
 		const GigEvent *event = &item->event;
 
 		if (!batch->steps[i].is_new)
@@ -310,9 +310,8 @@ WriteLog(Batch *batch)
 		items[n] = item;
 		kinds[n] = ObjectIdGetDatum(schema->event_kinds[event->kind]);
 		accounts[n] = UUIDPGetDatum(&event->account_id);
-		names[n] = CStringGetTextDatum(pg_any_to_server(event->name,
-														(int) strlen(event->name),
-														PG_UTF8));
+		names[n] = CStringGetTextDatum(
+			pg_any_to_server(event->name, (int) strlen(event->name), PG_UTF8));
 		bodies[n] = PointerGetDatum(item->body);
 		n++;
 	}
@@ -329,10 +328,11 @@ WriteLog(Batch *batch)
 					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 					 errmsg("table \"%s\" did not take all events",
 							"gig_event_log"),
-					 errhint("A trigger or rule of the table may have dropped some.")));
+					 errhint(
+						 "A trigger or rule of the table may have dropped some.")));
 		for (int i = 0; i < n; i++)
 		{
-			bool		isnull;
+			bool isnull;
 
 			items[i]->event_id =
 				DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
@@ -343,7 +343,7 @@ WriteLog(Batch *batch)
 
 	for (int i = 0; i < batch->nsteps; i++)
 	{
-		Step	   *step = &batch->steps[i];
+		Step *step = &batch->steps[i];
 
 		if (!step->is_new)
 			step->item->event_id = EventIdOf(step->delivery);
@@ -362,17 +362,17 @@ EventIdOf(const Delivery *delivery)
 static void
 WriteDeliveries(Batch *batch)
 {
-	int			n = batch->ndeliveries;
-	Datum	   *accounts = palloc(n * sizeof(Datum));
-	Datum	   *digests = palloc(n * sizeof(Datum));
-	Datum	   *event_ids = palloc(n * sizeof(Datum));
-	Datum	   *counts = palloc(n * sizeof(Datum));
-	Datum	   *first_ats = palloc(n * sizeof(Datum));
-	Datum		values[6];
+	int n = batch->ndeliveries;
+	Datum *accounts = palloc(n * sizeof(Datum));
+	Datum *digests = palloc(n * sizeof(Datum));
+	Datum *event_ids = palloc(n * sizeof(Datum));
+	Datum *counts = palloc(n * sizeof(Datum));
+	Datum *first_ats = palloc(n * sizeof(Datum));
+	Datum values[6];
 
 	for (int i = 0; i < n; i++)
 	{
-		Delivery   *delivery = &batch->deliveries[i];
+		Delivery *delivery = &batch->deliveries[i];
 
 		accounts[i] = UUIDPGetDatum(&delivery->account_id);
 		digests[i] = DigestDatum(&delivery->digest);
@@ -392,7 +392,7 @@ WriteDeliveries(Batch *batch)
 static Datum
 DigestDatum(const BodyDigest *digest)
 {
-	bytea	   *datum = palloc(VARHDRSZ + BODY_DIGEST_BYTES);
+	bytea *datum = palloc(VARHDRSZ + BODY_DIGEST_BYTES);
 
 	SET_VARSIZE(datum, VARHDRSZ + BODY_DIGEST_BYTES);
 	memcpy(VARDATA(datum), digest->data, BODY_DIGEST_BYTES);
@@ -409,24 +409,25 @@ DigestDatum(const BodyDigest *digest)
 static void
 WriteChanges(Batch *batch)
 {
-	Change	   *changes;
-	int			nchanges = CollectChanges(batch, &changes);
-	Change	   *redelivered;
-	int			nnew = 0;
-	int			nredelivered = 0;
+	Change *changes;
+	int nchanges = CollectChanges(batch, &changes);
+	Change *redelivered;
+	int nnew = 0;
+	int nredelivered = 0;
 
 	if (nchanges == 0)
 		return;
 	redelivered = palloc(nchanges * sizeof(Change));
 	for (int i = 0; i < nchanges;)
 	{
-		Change		first = changes[i];
-		Change		last_new = {NULL, NULL};
+		Change first = changes[i];
+		Change last_new = {NULL, NULL};
 
 		for (; i < nchanges &&
-			 CompareUuids(&first.step->account->account_id,
-						  &changes[i].step->account->account_id) == 0 &&
-			 CompareUuids(first.gig_id, changes[i].gig_id) == 0; i++)
+			   CompareUuids(&first.step->account->account_id,
+							&changes[i].step->account->account_id) == 0 &&
+			   CompareUuids(first.gig_id, changes[i].gig_id) == 0;
+			 i++)
 		{
 			if (changes[i].step->is_new)
 				last_new = changes[i];
@@ -444,20 +445,19 @@ WriteChanges(Batch *batch)
 static int
 CollectChanges(const Batch *batch, Change **changes)
 {
-	int64		total = 0;
-	int			n = 0;
+	int64 total = 0;
+	int n = 0;
 
 	for (int i = 0; i < batch->nsteps; i++)
 		total += batch->steps[i].item->event.changed_gigs.length;
 	if (total == 0)
 		return 0;
 	if (total > PG_INT32_MAX)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("too many gigs in one call")));
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						errmsg("too many gigs in one call")));
 
-	*changes = MemoryContextAllocHuge(CurrentMemoryContext,
-									  total * sizeof(Change));
+	*changes =
+		MemoryContextAllocHuge(CurrentMemoryContext, total * sizeof(Change));
 	for (int i = 0; i < batch->nsteps; i++)
 	{
 		const Step *step = &batch->steps[i];
@@ -479,11 +479,11 @@ WriteChangesOf(const Batch *batch, SavedPlan *plan, const Change *changes,
 			   int nchanges)
 {
 	const GigSchema *schema = batch->schema;
-	Datum	   *accounts;
-	Datum	   *gigs;
-	Datum	   *kinds;
-	Datum	   *event_ids;
-	Datum		values[5];
+	Datum *accounts;
+	Datum *gigs;
+	Datum *kinds;
+	Datum *event_ids;
+	Datum values[5];
 
 	if (nchanges == 0)
 		return;
@@ -513,8 +513,8 @@ CompareAccountsOfSteps(const void *a, const void *b)
 {
 	const Step *left = *(Step *const *) a;
 	const Step *right = *(Step *const *) b;
-	int			result = CompareUuids(&left->item->event.account_id,
-									  &right->item->event.account_id);
+	int result = CompareUuids(&left->item->event.account_id,
+							  &right->item->event.account_id);
 
 	/* the first event of an account that is new names its user */
 	return result != 0 ? result : left->ord - right->ord;
@@ -525,12 +525,12 @@ CompareDeliveriesOfSteps(const void *a, const void *b)
 {
 	const Step *left = *(Step *const *) a;
 	const Step *right = *(Step *const *) b;
-	int			result = CompareUuids(&left->item->event.account_id,
-									  &right->item->event.account_id);
+	int result = CompareUuids(&left->item->event.account_id,
+							  &right->item->event.account_id);
 
-	return result != 0 ? result : memcmp(left->item->digest.data,
-										 right->item->digest.data,
-										 BODY_DIGEST_BYTES);
+	return result != 0 ? result
+					   : memcmp(left->item->digest.data,
+								right->item->digest.data, BODY_DIGEST_BYTES);
 }
 
 static int
@@ -538,8 +538,8 @@ CompareChanges(const void *a, const void *b)
 {
 	const Change *left = a;
 	const Change *right = b;
-	int			result = CompareUuids(&left->step->item->event.account_id,
-									  &right->step->item->event.account_id);
+	int result = CompareUuids(&left->step->item->event.account_id,
+							  &right->step->item->event.account_id);
 
 	if (result == 0)
 		result = CompareUuids(left->gig_id, right->gig_id);
@@ -552,8 +552,8 @@ CompareChanges(const void *a, const void *b)
  */
 
 static void
-DescribeReadDeliveries(const GigSchema *schema, StringInfo query,
-					   Oid *argtypes, int *nargs)
+DescribeReadDeliveries(const GigSchema *schema, StringInfo query, Oid *argtypes,
+					   int *nargs)
 {
 	appendStringInfo(query,
 					 "SELECT k.place, d.event_id, d.deliveries, d.first_at"
@@ -561,7 +561,8 @@ DescribeReadDeliveries(const GigSchema *schema, StringInfo query,
 					 " AS k (place, account_id, body_digest)"
 					 " JOIN %s.gig_delivery AS d"
 					 " ON d.account_id = k.account_id"
-					 " AND d.body_digest = k.body_digest", schema->name);
+					 " AND d.body_digest = k.body_digest",
+					 schema->name);
 	argtypes[(*nargs)++] = INT4ARRAYOID;
 	argtypes[(*nargs)++] = UUIDARRAYOID;
 	argtypes[(*nargs)++] = BYTEAARRAYOID;
@@ -577,7 +578,8 @@ DescribeWriteLog(const GigSchema *schema, StringInfo query, Oid *argtypes,
 					 " SELECT $1, e.event, e.account_id, e.name, e.body"
 					 " FROM unnest($2, $3, $4, $5)"
 					 " AS e (event, account_id, name, body)"
-					 " RETURNING event_id", schema->name);
+					 " RETURNING event_id",
+					 schema->name);
 	argtypes[(*nargs)++] = TIMESTAMPTZOID;
 	argtypes[(*nargs)++] = get_array_type(schema->event_kind_type);
 	argtypes[(*nargs)++] = UUIDARRAYOID;
@@ -600,7 +602,8 @@ DescribeWriteDeliveries(const GigSchema *schema, StringInfo query,
 					 " event_id = excluded.event_id,"
 					 " deliveries = excluded.deliveries,"
 					 " first_at = excluded.first_at,"
-					 " last_at = excluded.last_at", schema->name);
+					 " last_at = excluded.last_at",
+					 schema->name);
 	argtypes[(*nargs)++] = UUIDARRAYOID;
 	argtypes[(*nargs)++] = BYTEAARRAYOID;
 	argtypes[(*nargs)++] = INT8ARRAYOID;
@@ -619,7 +622,8 @@ DescribeChanges(const GigSchema *schema, StringInfo query, Oid *argtypes,
 					 " SELECT n.account_id, n.gig_id, n.change, $5, n.event_id"
 					 " FROM unnest($1, $2, $3, $4)"
 					 " AS n (account_id, gig_id, change, event_id)"
-					 " ON CONFLICT (account_id, gig_id) DO ", schema->name);
+					 " ON CONFLICT (account_id, gig_id) DO ",
+					 schema->name);
 	argtypes[(*nargs)++] = UUIDARRAYOID;
 	argtypes[(*nargs)++] = UUIDARRAYOID;
 	argtypes[(*nargs)++] = get_array_type(schema->event_kind_type);
@@ -632,15 +636,14 @@ DescribeWriteChanges(const GigSchema *schema, StringInfo query, Oid *argtypes,
 					 int *nargs)
 {
 	DescribeChanges(schema, query, argtypes, nargs);
-	appendStringInfoString(query,
-						   "UPDATE SET change = excluded.change,"
-						   " changed_at = excluded.changed_at,"
-						   " event_id = excluded.event_id");
+	appendStringInfoString(query, "UPDATE SET change = excluded.change,"
+								  " changed_at = excluded.changed_at,"
+								  " event_id = excluded.event_id");
 }
 
 static void
-DescribeRestoreChanges(const GigSchema *schema, StringInfo query,
-					   Oid *argtypes, int *nargs)
+DescribeRestoreChanges(const GigSchema *schema, StringInfo query, Oid *argtypes,
+					   int *nargs)
 {
 	DescribeChanges(schema, query, argtypes, nargs);
 	appendStringInfoString(query, "NOTHING");

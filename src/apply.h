@@ -15,14 +15,14 @@
 /* An event that is authentic and understood, and what became of it. */
 typedef struct GigItem
 {
-	GigEvent	event;
-	bytea	   *body;			/* as received */
-	BodyDigest	digest;			/* of the body */
+	GigEvent event;
+	bytea *body;	   /* as received */
+	BodyDigest digest; /* of the body */
 
-	GigOutcome	outcome;
-	int64		event_id;		/* in the log; a duplicate's is the original's */
+	GigOutcome outcome;
+	int64 event_id; /* in the log; a duplicate's is the original's */
 } GigItem;
 
 extern void ApplyGigItems(const GigSchema *schema, GigItem **items, int nitems);
 
-#endif							/* GIGS_WEBHOOKS_APPLY_H */
+#endif /* GIGS_WEBHOOKS_APPLY_H */

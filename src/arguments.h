@@ -15,9 +15,9 @@
 static inline bytea *
 TextToUtf8(text *t)
 {
-	int			len = (int) VARSIZE_ANY_EXHDR(t);
-	char	   *utf8 = pg_server_to_any(VARDATA_ANY(t), len, PG_UTF8);
-	bytea	   *result;
+	int len = (int) VARSIZE_ANY_EXHDR(t);
+	char *utf8 = pg_server_to_any(VARDATA_ANY(t), len, PG_UTF8);
+	bytea *result;
 
 	if (utf8 == VARDATA_ANY(t))
 		return (bytea *) t;
@@ -43,14 +43,13 @@ BodyArgument(FunctionCallInfo fcinfo, int argno)
 }
 
 /* The same function for people at a psql prompt, who have the body as text. */
-#define TEXT_BODY_OVERLOAD(name) \
-	PG_FUNCTION_INFO_V1(name##_text); \
-	Datum \
-	name##_text(PG_FUNCTION_ARGS) \
-	{ \
-		if (!PG_ARGISNULL(0)) \
+#define TEXT_BODY_OVERLOAD(name)                                           \
+	PG_FUNCTION_INFO_V1(name##_text);                                      \
+	Datum name##_text(PG_FUNCTION_ARGS)                                    \
+	{                                                                      \
+		if (!PG_ARGISNULL(0))                                              \
 			PG_GETARG_DATUM(0) = PointerGetDatum(Utf8Argument(fcinfo, 0)); \
-		return name(fcinfo); \
+		return name(fcinfo);                                               \
 	}
 
-#endif							/* GIGS_WEBHOOKS_ARGUMENTS_H */
+#endif /* GIGS_WEBHOOKS_ARGUMENTS_H */

@@ -30,10 +30,11 @@
 #else
 #define JSON_ACTION void
 #define JSON_ACTION_CONTINUE() return
-#define JSON_ACTION_STOP(lex) \
-	do { \
+#define JSON_ACTION_STOP(lex)    \
+	do                           \
+	{                            \
 		(lex)->input_length = 0; \
-		return; \
+		return;                  \
 	} while (0)
 #endif
 
@@ -69,13 +70,13 @@ ValidUtf8Length(const char *s, int len)
 #if PG_VERSION_NUM >= 140000
 	return pg_encoding_verifymbstr(PG_UTF8, s, len);
 #else
-	int			valid = 0;
+	int valid = 0;
 
 	if (pg_verify_mbstr(PG_UTF8, s, len, true))
 		return len;
 	while (valid < len && s[valid] != '\0')
 	{
-		int			charlen = pg_encoding_verifymb(PG_UTF8, s + valid, len - valid);
+		int charlen = pg_encoding_verifymb(PG_UTF8, s + valid, len - valid);
 
 		if (charlen < 0)
 			break;
@@ -103,4 +104,4 @@ ReleasePlan(CachedPlan *plan)
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
 #endif
 
-#endif							/* GIGS_WEBHOOKS_COMPAT_H */
+#endif /* GIGS_WEBHOOKS_COMPAT_H */

@@ -27,9 +27,9 @@
 static void IngestOne(FunctionCallInfo fcinfo, GigResult *result);
 static void FillResult(const GigSchema *schema, const GigResult *result,
 					   Datum *values, bool *nulls);
-static int	ReadInputs(FunctionCallInfo fcinfo, GigInput **inputs);
-static int	ReadArray(FunctionCallInfo fcinfo, int argno, Oid type,
-					  Datum **values, bool **nulls);
+static int ReadInputs(FunctionCallInfo fcinfo, GigInput **inputs);
+static int ReadArray(FunctionCallInfo fcinfo, int argno, Oid type,
+					 Datum **values, bool **nulls);
 static Tuplestorestate *BeginResultSet(FunctionCallInfo fcinfo,
 									   TupleDesc *tupdesc);
 
@@ -43,7 +43,7 @@ PG_FUNCTION_INFO_V1(ingest_gig_event);
 Datum
 ingest_gig_event(PG_FUNCTION_ARGS)
 {
-	GigResult	result;
+	GigResult result;
 
 	IngestOne(fcinfo, &result);
 	if (result.outcome == OUTCOME_REJECTED)
@@ -61,10 +61,10 @@ PG_FUNCTION_INFO_V1(try_ingest_gig_event);
 Datum
 try_ingest_gig_event(PG_FUNCTION_ARGS)
 {
-	GigResult	result;
-	TupleDesc	tupdesc;
-	Datum		values[RESULT_COLUMNS];
-	bool		nulls[RESULT_COLUMNS];
+	GigResult result;
+	TupleDesc tupdesc;
+	Datum values[RESULT_COLUMNS];
+	bool nulls[RESULT_COLUMNS];
 
 	IngestOne(fcinfo, &result);
 	LogGigRefusal(&result.error);
@@ -72,20 +72,20 @@ try_ingest_gig_event(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	FillResult(GetGigSchema(fcinfo), &result, values, nulls);
-	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values,
-											 nulls));
+	return HeapTupleGetDatum(
+		heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls));
 }
 
 static void
 IngestOne(FunctionCallInfo fcinfo, GigResult *result)
 {
-	GigInput	input = {NULL, NULL, 0};
+	GigInput input = {NULL, NULL, 0};
 
 	if (!PG_ARGISNULL(0))
 		input.body = (bytea *) PG_GETARG_RAW_VARLENA_P(0);
 	if (!PG_ARGISNULL(1))
 	{
-		text	   *signature = PG_GETARG_TEXT_PP(1);
+		text *signature = PG_GETARG_TEXT_PP(1);
 
 		input.signature = VARDATA_ANY(signature);
 		input.signature_len = VARSIZE_ANY_EXHDR(signature);
@@ -106,11 +106,11 @@ Datum
 ingest_gig_events(PG_FUNCTION_ARGS)
 {
 	const GigSchema *schema = GetGigSchema(fcinfo);
-	GigInput   *inputs;
-	int			n = ReadInputs(fcinfo, &inputs);
-	GigResult  *results = MemoryContextAllocHuge(CurrentMemoryContext,
-												 Max(n, 1) * sizeof(GigResult));
-	TupleDesc	tupdesc;
+	GigInput *inputs;
+	int n = ReadInputs(fcinfo, &inputs);
+	GigResult *results = MemoryContextAllocHuge(CurrentMemoryContext,
+												Max(n, 1) * sizeof(GigResult));
+	TupleDesc tupdesc;
 	Tuplestorestate *rows = BeginResultSet(fcinfo, &tupdesc);
 
 	IngestGigInputs(schema, inputs, results, n);
@@ -118,8 +118,8 @@ ingest_gig_events(PG_FUNCTION_ARGS)
 	schema = GetGigSchema(fcinfo);
 	for (int i = 0; i < n; i++)
 	{
-		Datum		values[1 + RESULT_COLUMNS];
-		bool		nulls[1 + RESULT_COLUMNS];
+		Datum values[1 + RESULT_COLUMNS];
+		bool nulls[1 + RESULT_COLUMNS];
 
 		LogGigRefusal(&results[i].error);
 		values[0] = Int32GetDatum(i + 1);
@@ -134,7 +134,7 @@ static void
 FillResult(const GigSchema *schema, const GigResult *result, Datum *values,
 		   bool *nulls)
 {
-	bool		rejected = result->outcome == OUTCOME_REJECTED;
+	bool rejected = result->outcome == OUTCOME_REJECTED;
 
 	memset(values, 0, RESULT_COLUMNS * sizeof(Datum));
 	nulls[0] = false;
@@ -150,7 +150,8 @@ FillResult(const GigSchema *schema, const GigResult *result, Datum *values,
 	}
 	if (rejected)
 	{
-		values[4] = CStringGetTextDatum(unpack_sql_state(result->error.sqlerrcode));
+		values[4] =
+			CStringGetTextDatum(unpack_sql_state(result->error.sqlerrcode));
 		values[5] = CStringGetTextDatum(result->error.message);
 	}
 }
@@ -161,35 +162,35 @@ FillResult(const GigSchema *schema, const GigResult *result, Datum *values,
 static int
 ReadInputs(FunctionCallInfo fcinfo, GigInput **inputs)
 {
-	Datum	   *bodies;
-	Datum	   *signatures = NULL;
-	bool	   *null_bodies;
-	bool	   *null_signatures = NULL;
-	int			n;
+	Datum *bodies;
+	Datum *signatures = NULL;
+	bool *null_bodies;
+	bool *null_signatures = NULL;
+	int n;
 
 	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("array of webhook bodies is null")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("array of webhook bodies is null")));
 	n = ReadArray(fcinfo, 0, BYTEAOID, &bodies, &null_bodies);
 	if (!PG_ARGISNULL(1) &&
 		ReadArray(fcinfo, 1, TEXTOID, &signatures, &null_signatures) != n)
 		ereport(ERROR,
 				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("arrays of webhook bodies and signatures differ in length")));
+				 errmsg(
+					 "arrays of webhook bodies and signatures differ in length")));
 
 	*inputs = MemoryContextAllocHuge(CurrentMemoryContext,
 									 Max(n, 1) * sizeof(GigInput));
 	for (int i = 0; i < n; i++)
 	{
-		GigInput   *input = &(*inputs)[i];
+		GigInput *input = &(*inputs)[i];
 
 		memset(input, 0, sizeof(GigInput));
 		if (!null_bodies[i])
 			input->body = (bytea *) DatumGetPointer(bodies[i]);
 		if (signatures != NULL && !null_signatures[i])
 		{
-			text	   *signature = DatumGetTextPP(signatures[i]);
+			text *signature = DatumGetTextPP(signatures[i]);
 
 			input->signature = VARDATA_ANY(signature);
 			input->signature_len = VARSIZE_ANY_EXHDR(signature);
@@ -202,13 +203,12 @@ static int
 ReadArray(FunctionCallInfo fcinfo, int argno, Oid type, Datum **values,
 		  bool **nulls)
 {
-	ArrayType  *array = PG_GETARG_ARRAYTYPE_P(argno);
-	int			n;
+	ArrayType *array = PG_GETARG_ARRAYTYPE_P(argno);
+	int n;
 
 	if (ARR_NDIM(array) > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("arrays of webhooks must have one dimension")));
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						errmsg("arrays of webhooks must have one dimension")));
 	deconstruct_array(array, type, -1, false, TYPALIGN_INT, values, nulls, &n);
 	return n;
 }
@@ -224,12 +224,15 @@ BeginResultSet(FunctionCallInfo fcinfo, TupleDesc *tupdesc)
 		(result_set->allowedModes & SFRM_Materialize) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("set-valued function called in context that cannot accept a set")));
+				 errmsg(
+					 "set-valued function called in context that cannot accept a set")));
 
-	old_context = MemoryContextSwitchTo(result_set->econtext->ecxt_per_query_memory);
+	old_context =
+		MemoryContextSwitchTo(result_set->econtext->ecxt_per_query_memory);
 	if (get_call_result_type(fcinfo, NULL, tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	rows = tuplestore_begin_heap((result_set->allowedModes & SFRM_Materialize_Random) != 0,
+	rows = tuplestore_begin_heap((result_set->allowedModes &
+								  SFRM_Materialize_Random) != 0,
 								 false, work_mem);
 	MemoryContextSwitchTo(old_context);
 

@@ -19,15 +19,15 @@
  * Fills an error with a message in the caller's memory context.
  */
 bool
-SetGigError(GigError *error, int sqlerrcode, const char *fmt,...)
+SetGigError(GigError *error, int sqlerrcode, const char *fmt, ...)
 {
 	StringInfoData message;
 
 	initStringInfo(&message);
 	for (;;)
 	{
-		va_list		args;
-		int			needed;
+		va_list args;
+		int needed;
 
 		va_start(args, fmt);
 		needed = appendStringInfoVA(&message, fmt, args);
@@ -50,10 +50,8 @@ void
 ThrowGigError(const GigError *error)
 {
 	ereport(ERROR,
-			(errcode(error->sqlerrcode),
-			 errmsg_internal("%s", error->message),
-			 error->log_detail ?
-			 errdetail_log("%s", error->log_detail) : 0));
+			(errcode(error->sqlerrcode), errmsg_internal("%s", error->message),
+			 error->log_detail ? errdetail_log("%s", error->log_detail) : 0));
 	pg_unreachable();
 }
 
@@ -67,8 +65,8 @@ ThrowGigError(const GigError *error)
 char *
 QuotableInput(const char *s, size_t len)
 {
-	int			encoding = GetDatabaseEncoding();
-	int			shown = (int) Min(len, MAX_QUOTED_BYTES);
+	int encoding = GetDatabaseEncoding();
+	int shown = (int) Min(len, MAX_QUOTED_BYTES);
 	StringInfoData quotable;
 
 	if (len > MAX_QUOTED_BYTES)

@@ -15,17 +15,17 @@
 
 typedef struct GigError
 {
-	int			sqlerrcode;		/* 0: no error */
-	char	   *message;		/* primary message */
-	char	   *log_detail;		/* for the server log alone, or NULL */
+	int sqlerrcode;	  /* 0: no error */
+	char *message;	  /* primary message */
+	char *log_detail; /* for the server log alone, or NULL */
 } GigError;
 
 /* Fills the error; returns false, so that a check can end with it. */
-extern bool SetGigError(GigError *error, int sqlerrcode, const char *fmt,...)
+extern bool SetGigError(GigError *error, int sqlerrcode, const char *fmt, ...)
 	pg_attribute_printf(3, 4);
 pg_noreturn extern void ThrowGigError(const GigError *error);
 
 /* Input made fit to be quoted in a message. */
 extern char *QuotableInput(const char *s, size_t len);
 
-#endif							/* GIGS_WEBHOOKS_ERROR_H */
+#endif /* GIGS_WEBHOOKS_ERROR_H */

@@ -34,13 +34,13 @@ typedef enum GigFieldType
 	GIG_UUID,
 	GIG_UUID_ARRAY,
 	GIG_TIMESTAMP,
-	GIG_COUNT					/* an integer that is not negative */
+	GIG_COUNT /* an integer that is not negative */
 } GigFieldType;
 
 typedef struct GigUuidArray
 {
-	int			length;
-	pg_uuid_t  *elements;
+	int length;
+	pg_uuid_t *elements;
 } GigUuidArray;
 
 /*
@@ -50,29 +50,29 @@ typedef struct GigUuidArray
 typedef struct GigEvent
 {
 	GigEventKind kind;
-	uint32		present;		/* bit n: gig_event_fields[n] has a value */
-	const char *name;			/* of the subscription, in UTF-8 */
-	pg_uuid_t	account_id;
-	pg_uuid_t	user_id;
+	uint32 present;	  /* bit n: gig_event_fields[n] has a value */
+	const char *name; /* of the subscription, in UTF-8 */
+	pg_uuid_t account_id;
+	pg_uuid_t user_id;
 	TimestampTz available_from;
 	TimestampTz available_to;
-	int32		available_count;
-	int32		changed_count;
+	int32 available_count;
+	int32 changed_count;
 	GigUuidArray changed_gigs;
 	TimestampTz changed_from;
 	TimestampTz changed_to;
-	int32		days_synced;
+	int32 days_synced;
 } GigEvent;
 
 typedef struct GigEventField
 {
-	const char *key;			/* in the JSON object "data" */
-	const char *column;			/* in the event's own composite type */
-	const char *any_column;		/* in gig_event */
+	const char *key;		/* in the JSON object "data" */
+	const char *column;		/* in the event's own composite type */
+	const char *any_column; /* in gig_event */
 	GigFieldType type;
-	int			kinds;			/* GIG_EVENT_BIT of each event that has it */
-	bool		required;		/* neither absent nor null */
-	size_t		offset;			/* of the member of GigEvent */
+	int kinds;	   /* GIG_EVENT_BIT of each event that has it */
+	bool required; /* neither absent nor null */
+	size_t offset; /* of the member of GigEvent */
 } GigEventField;
 
 #define GIG_EVENT_FIELDS 17
@@ -97,7 +97,7 @@ GigEventMember(const GigEvent *event, int field)
 #define GIG_FIELD_AVAILABLE_TO 3
 
 extern bool FindGigEventKind(const char *name, size_t len, GigEventKind *kind);
-extern int	FindGigEventField(const char *key, size_t len);
+extern int FindGigEventField(const char *key, size_t len);
 
 /*
  * event_json.c
@@ -115,4 +115,4 @@ extern bool GigDocumentIsForeign(const GigDocument *document);
 extern bool ReadGigEvent(const GigDocument *document, GigEvent *event,
 						 GigError *error);
 
-#endif							/* GIGS_WEBHOOKS_EVENT_H */
+#endif /* GIGS_WEBHOOKS_EVENT_H */

@@ -33,26 +33,26 @@
 typedef struct GigList
 {
 	GigUuidArray gigs;
-	int			capacity;
-	GigError	error;			/* of the first element that is none */
+	int capacity;
+	GigError error; /* of the first element that is none */
 } GigList;
 
 struct GigDocument
 {
 	JsonLexContext *lex;
-	GigError   *error;			/* filled when an action stops the parser */
-	int			depth;
-	bool		is_object;		/* what the body is made of */
-	bool		in_data;		/* the root's current key is "data" */
-	int			current_list;	/* the gigs array we are in, or -1 */
+	GigError *error; /* filled when an action stops the parser */
+	int depth;
+	bool is_object;	  /* what the body is made of */
+	bool in_data;	  /* the root's current key is "data" */
+	int current_list; /* the gigs array we are in, or -1 */
 
-	JsonValue	event;
-	JsonValue	name;
-	JsonValue	data;
-	JsonValue	fields[GIG_EVENT_FIELDS];
-	GigList		lists[GIG_EVENT_FIELDS];
+	JsonValue event;
+	JsonValue name;
+	JsonValue data;
+	JsonValue fields[GIG_EVENT_FIELDS];
+	GigList lists[GIG_EVENT_FIELDS];
 
-	const char *name_utf8;		/* what "name" spells */
+	const char *name_utf8; /* what "name" spells */
 };
 
 static JSON_ACTION StartObject(void *state);
@@ -94,8 +94,8 @@ ReadGigDocument(const char *body, size_t len, GigError *error)
 	};
 	JsonParseErrorType result;
 	const char *name;
-	size_t		name_len;
-	int			valid_len = ValidUtf8Length(body, (int) len);
+	size_t name_len;
+	int valid_len = ValidUtf8Length(body, (int) len);
 
 	error->sqlerrcode = 0;
 	if ((size_t) valid_len < len)
@@ -147,11 +147,11 @@ GigDocumentIsForeign(const GigDocument *document)
 {
 	const char *family = "gigs.";
 	const char *event;
-	size_t		len;
-	GigError	error;
+	size_t len;
+	GigError error;
 
 	return DecodeJsonString(&document->event, "event", &event, &len, &error) &&
-		(len < strlen(family) || memcmp(event, family, strlen(family)) != 0);
+		   (len < strlen(family) || memcmp(event, family, strlen(family)) != 0);
 }
 
 /*
@@ -161,7 +161,7 @@ bool
 ReadGigEvent(const GigDocument *document, GigEvent *event, GigError *error)
 {
 	const char *name;
-	size_t		len;
+	size_t len;
 
 	memset(event, 0, sizeof(GigEvent));
 	event->name = document->name_utf8;
@@ -191,12 +191,12 @@ ReadField(const GigDocument *document, int field, GigEvent *event,
 	const GigEventField *info = &gig_event_fields[field];
 	const JsonValue *value = &document->fields[field];
 	const GigList *list = &document->lists[field];
-	void	   *member = GigEventMember(event, field);
-	char		path[64];
-	bool		ok = true;
+	void *member = GigEventMember(event, field);
+	char path[64];
+	bool ok = true;
 
-	if (!info->required && (value->type == JSON_TOKEN_INVALID ||
-							value->type == JSON_TOKEN_NULL))
+	if (!info->required &&
+		(value->type == JSON_TOKEN_INVALID || value->type == JSON_TOKEN_NULL))
 		return true;
 
 	snprintf(path, sizeof(path), "data.%s", info->key);
@@ -273,10 +273,10 @@ StartField(void *state, char *key pg_attribute_unused(),
 	if (document->depth == ROOT_DEPTH ||
 		(document->depth == DATA_DEPTH && document->in_data))
 	{
-		JsonValue	token = CurrentKey(document);
+		JsonValue token = CurrentKey(document);
 		const char *name;
-		size_t		len;
-		GigError	error;
+		size_t len;
+		GigError error;
 
 		/* a key whose escapes mean nothing is one that we don't know */
 		if (!DecodeJsonString(&token, "", &name, &len, &error))
@@ -319,7 +319,7 @@ CurrentKey(const GigDocument *document)
 {
 	const char *end = document->lex->prev_token_terminator - 1;
 	const char *start;
-	JsonValue	token;
+	JsonValue token;
 
 	while (*end != '"')
 		end--;
@@ -344,7 +344,7 @@ static JsonValue
 CurrentValue(const GigDocument *document)
 {
 	const JsonLexContext *lex = document->lex;
-	JsonValue	value;
+	JsonValue value;
 
 	value.type = lex->token_type;
 	value.start = lex->token_start;
@@ -380,7 +380,7 @@ ForgetData(GigDocument *document)
 static void
 NoteDataField(GigDocument *document, const char *key, size_t len)
 {
-	int			field = FindGigEventField(key, len);
+	int field = FindGigEventField(key, len);
 
 	document->current_list = -1;
 	if (field < 0)
@@ -398,19 +398,20 @@ NoteDataField(GigDocument *document, const char *key, size_t len)
 static void
 NoteGig(GigDocument *document)
 {
-	GigList    *list = &document->lists[document->current_list];
+	GigList *list = &document->lists[document->current_list];
 	GigUuidArray *gigs = &list->gigs;
-	JsonValue	value = CurrentValue(document);
-	char		path[64];
+	JsonValue value = CurrentValue(document);
+	char path[64];
 
 	if (list->error.sqlerrcode != 0)
 		return;
 	if (gigs->length == list->capacity)
 	{
 		list->capacity = Max(8, list->capacity * 2);
-		gigs->elements = gigs->elements ?
-			repalloc(gigs->elements, list->capacity * sizeof(pg_uuid_t)) :
-			palloc(list->capacity * sizeof(pg_uuid_t));
+		gigs->elements =
+			gigs->elements
+				? repalloc(gigs->elements, list->capacity * sizeof(pg_uuid_t))
+				: palloc(list->capacity * sizeof(pg_uuid_t));
 	}
 	snprintf(path, sizeof(path), "data.%s[%d]",
 			 gig_event_fields[document->current_list].key, gigs->length);
@@ -427,8 +428,8 @@ SetJsonError(const GigDocument *document, const char *body, size_t len,
 {
 	const JsonLexContext *lex = document->lex;
 	const char *detail = json_errdetail(result, document->lex);
-	size_t		detail_len = strlen(detail);
-	size_t		at = lex->token_start ? (size_t) (lex->token_start - body) : len;
+	size_t detail_len = strlen(detail);
+	size_t at = lex->token_start ? (size_t) (lex->token_start - body) : len;
 
 	if (detail_len > 0 && detail[detail_len - 1] == '.')
 		detail_len--;

@@ -16,16 +16,16 @@
 
 #include "event_value.h"
 
-#define MAX_COUNT_DIGITS 10		/* of an int32 */
+#define MAX_COUNT_DIGITS 10 /* of an int32 */
 #define UUID_TEXT_LEN 36
 
 static bool UnescapeJson(const char *from, const char *end, char **to);
-static int	HexValue(unsigned char c);
+static int HexValue(unsigned char c);
 static bool ReadHex4(const char *s, pg_wchar *unit);
 static bool IsIsoDateTime(const char *s, size_t len, size_t *local_len);
 static size_t SkipDigits(const char *s, size_t len, size_t at);
-static int	TimestampFromIso(const char *s, size_t len, size_t local_len,
-							 TimestampTz *timestamp);
+static int TimestampFromIso(const char *s, size_t len, size_t local_len,
+							TimestampTz *timestamp);
 
 bool
 SetTypeError(GigError *error, const char *path, const char *expected,
@@ -73,8 +73,8 @@ DecodeJsonString(const JsonValue *value, const char *path, const char **s,
 {
 	const char *first;
 	const char *end;
-	char	   *unescaped;
-	char	   *unescaped_end;
+	char *unescaped;
+	char *unescaped_end;
 
 	if (value->type != JSON_TOKEN_STRING)
 		return SetTypeError(error, path, "a string", value->type);
@@ -113,7 +113,7 @@ UnescapeJson(const char *from, const char *end, char **to)
 
 	while (from < end)
 	{
-		pg_wchar	c;
+		pg_wchar c;
 
 		if (*from != '\\')
 		{
@@ -133,7 +133,7 @@ UnescapeJson(const char *from, const char *end, char **to)
 		from += 5;
 		if (is_utf16_surrogate_first(c))
 		{
-			pg_wchar	second;
+			pg_wchar second;
 
 			if (end - from < 6 || from[0] != '\\' || from[1] != 'u' ||
 				!ReadHex4(from + 2, &second) ||
@@ -156,7 +156,7 @@ ReadHex4(const char *s, pg_wchar *unit)
 	*unit = 0;
 	for (int i = 0; i < 4; i++)
 	{
-		int			digit = HexValue((unsigned char) s[i]);
+		int digit = HexValue((unsigned char) s[i]);
 
 		if (digit < 0)
 			return false;
@@ -184,8 +184,8 @@ DecodeUuid(const JsonValue *value, const char *path, pg_uuid_t *uuid,
 		   GigError *error)
 {
 	const char *s;
-	size_t		len;
-	size_t		at = 0;
+	size_t len;
+	size_t at = 0;
 
 	if (!DecodeJsonString(value, path, &s, &len, error))
 		return false;
@@ -193,8 +193,8 @@ DecodeUuid(const JsonValue *value, const char *path, pg_uuid_t *uuid,
 		goto invalid;
 	for (int i = 0; i < UUID_LEN; i++)
 	{
-		int			high;
-		int			low;
+		int high;
+		int low;
 
 		if ((at == 8 || at == 13 || at == 18 || at == 23) && s[at++] != '-')
 			goto invalid;
@@ -220,9 +220,9 @@ DecodeCount(const JsonValue *value, const char *path, int32 *count,
 			GigError *error)
 {
 	const char *s = value->start;
-	size_t		len = value->len;
-	size_t		negative;		/* whether, and so how long the sign is */
-	int64		result = 0;
+	size_t len = value->len;
+	size_t negative; /* whether, and so how long the sign is */
+	int64 result = 0;
 
 	if (value->type != JSON_TOKEN_NUMBER)
 		return SetTypeError(error, path, "an integer", value->type);
@@ -252,9 +252,9 @@ DecodeTimestamp(const JsonValue *value, const char *path,
 				TimestampTz *timestamp, GigError *error)
 {
 	const char *s;
-	size_t		len;
-	size_t		local_len;
-	int			dterr = DTERR_BAD_FORMAT;
+	size_t len;
+	size_t local_len;
+	int dterr = DTERR_BAD_FORMAT;
 
 	if (!DecodeJsonString(value, path, &s, &len, error))
 		return false;
@@ -288,7 +288,7 @@ DecodeTimestamp(const JsonValue *value, const char *path,
 static bool
 IsIsoDateTime(const char *s, size_t len, size_t *local_len)
 {
-	size_t		at;
+	size_t at;
 
 	if (SkipDigits(s, len, 0) != 4 || len < 5 || s[4] != '-' ||
 		SkipDigits(s, len, 5) != 7 || len < 8 || s[7] != '-' ||
@@ -338,18 +338,18 @@ static int
 TimestampFromIso(const char *s, size_t len, size_t local_len,
 				 TimestampTz *timestamp)
 {
-	bool		has_offset = local_len < len && (s[local_len] == '+' ||
-												 s[local_len] == '-');
-	char		input[MAXDATELEN + 1];
-	char		fields_buffer[MAXDATELEN + MAXDATEFIELDS];
-	char	   *fields[MAXDATEFIELDS];
-	int			types[MAXDATEFIELDS];
-	int			nfields;
-	int			dtype;
+	bool has_offset =
+		local_len < len && (s[local_len] == '+' || s[local_len] == '-');
+	char input[MAXDATELEN + 1];
+	char fields_buffer[MAXDATELEN + MAXDATEFIELDS];
+	char *fields[MAXDATEFIELDS];
+	int types[MAXDATEFIELDS];
+	int nfields;
+	int dtype;
 	struct pg_tm tm;
-	fsec_t		fsec;
-	int			zone;
-	int			dterr;
+	fsec_t fsec;
+	int zone;
+	int dterr;
 
 	/*
 	 * "Z" goes no further: what it means hangs on timezone_abbreviations.
@@ -365,8 +365,8 @@ TimestampFromIso(const char *s, size_t len, size_t local_len,
 						  types, MAXDATEFIELDS, &nfields);
 	if (dterr != 0)
 		return dterr;
-	dterr = DecodeDateTimeFields(fields, types, nfields, &dtype, &tm, &fsec,
-								 &zone);
+	dterr =
+		DecodeDateTimeFields(fields, types, nfields, &dtype, &tm, &fsec, &zone);
 	if (dterr != 0)
 		return dterr;
 	if (dtype != DTK_DATE)
@@ -375,6 +375,6 @@ TimestampFromIso(const char *s, size_t len, size_t local_len,
 	/* without an offset PostgreSQL took the session's zone */
 	if (!has_offset)
 		zone = 0;
-	return tm2timestamp(&tm, fsec, &zone, timestamp) == 0 ?
-		0 : DTERR_FIELD_OVERFLOW;
+	return tm2timestamp(&tm, fsec, &zone, timestamp) == 0 ? 0
+														  : DTERR_FIELD_OVERFLOW;
 }

@@ -20,9 +20,9 @@
  */
 typedef struct JsonValue
 {
-	JsonTokenType type;			/* JSON_TOKEN_INVALID: the key is absent */
+	JsonTokenType type; /* JSON_TOKEN_INVALID: the key is absent */
 	const char *start;
-	size_t		len;
+	size_t len;
 } JsonValue;
 
 /*
@@ -35,9 +35,9 @@ extern bool DecodeUuid(const JsonValue *value, const char *path,
 					   pg_uuid_t *uuid, GigError *error);
 extern bool DecodeTimestamp(const JsonValue *value, const char *path,
 							TimestampTz *timestamp, GigError *error);
-extern bool DecodeCount(const JsonValue *value, const char *path,
-						int32 *count, GigError *error);
+extern bool DecodeCount(const JsonValue *value, const char *path, int32 *count,
+						GigError *error);
 extern bool SetTypeError(GigError *error, const char *path,
 						 const char *expected, JsonTokenType got);
 
-#endif							/* GIGS_WEBHOOKS_EVENT_VALUE_H */
+#endif /* GIGS_WEBHOOKS_EVENT_VALUE_H */

@@ -21,11 +21,11 @@
 
 PG_MODULE_MAGIC;
 
-int			gig_dedupe_window;
-int			gig_max_body_size;
-int			gig_stalled_after;
+int gig_dedupe_window;
+int gig_max_body_size;
+int gig_stalled_after;
 
-void		_PG_init(void);
+void _PG_init(void);
 
 static void DefineSettings(void);
 
@@ -47,21 +47,17 @@ DefineSettings(void)
 	DefineCustomIntVariable("gigs_webhooks.dedupe_window",
 							"How long after its first delivery a webhook that comes again is a redelivery.",
 							"After that, the same body counts as a new event.",
-							&gig_dedupe_window,
-							3 * SECS_PER_DAY, 0, INT_MAX,
+							&gig_dedupe_window, 3 * SECS_PER_DAY, 0, INT_MAX,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("gigs_webhooks.max_body_size",
-							"The largest webhook body that is accepted.",
-							NULL,
-							&gig_max_body_size,
-							1024 * 1024, 1024, MaxAllocSize / 4,
-							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
+							"The largest webhook body that is accepted.", NULL,
+							&gig_max_body_size, 1024 * 1024, 1024,
+							MaxAllocSize / 4, PGC_SUSET, GUC_UNIT_BYTE, NULL,
+							NULL, NULL);
 	DefineCustomIntVariable("gigs_webhooks.stalled_after",
 							"How long an account may be partially synced before reports call it stalled.",
-							NULL,
-							&gig_stalled_after,
-							6 * SECS_PER_HOUR, 0, INT_MAX,
-							PGC_USERSET, GUC_UNIT_S, NULL, NULL, NULL);
+							NULL, &gig_stalled_after, 6 * SECS_PER_HOUR, 0,
+							INT_MAX, PGC_USERSET, GUC_UNIT_S, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("gigs_webhooks");
 }
 
@@ -71,15 +67,14 @@ DefineSettings(void)
  * The settings, for views and functions in SQL: current_setting() doesn't know
  * them in a session that hasn't loaded this module yet.
  */
-#define SECONDS_SETTING(name) \
-	PG_FUNCTION_INFO_V1(name##_interval); \
-	Datum \
-	name##_interval(PG_FUNCTION_ARGS) \
-	{ \
-		Interval   *interval = palloc0(sizeof(Interval)); \
-		(void) fcinfo; \
-		interval->time = name * USECS_PER_SEC; \
-		PG_RETURN_INTERVAL_P(interval); \
+#define SECONDS_SETTING(name)                           \
+	PG_FUNCTION_INFO_V1(name##_interval);               \
+	Datum name##_interval(PG_FUNCTION_ARGS)             \
+	{                                                   \
+		Interval *interval = palloc0(sizeof(Interval)); \
+		(void) fcinfo;                                  \
+		interval->time = name * USECS_PER_SEC;          \
+		PG_RETURN_INTERVAL_P(interval);                 \
 	}
 
 SECONDS_SETTING(gig_stalled_after)

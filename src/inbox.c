@@ -37,8 +37,8 @@ typedef enum InboxColumn
 static const struct
 {
 	const char *default_name;
-	bool		is_input;
-}			inbox_columns[INBOX_COLUMNS] = {
+	bool is_input;
+} inbox_columns[INBOX_COLUMNS] = {
 	[INBOX_BODY] = {"body", true},
 	[INBOX_SIGNATURE] = {"signature", true},
 	[INBOX_OUTCOME] = {"outcome", false},
@@ -48,9 +48,8 @@ static const struct
 static void CheckTriggerCall(FunctionCallInfo fcinfo);
 static void FindColumns(const TriggerData *trigger, const GigSchema *schema,
 						AttrNumber *attnums);
-static void CheckColumnType(const TriggerData *trigger,
-							const GigSchema *schema, InboxColumn column,
-							Form_pg_attribute attribute);
+static void CheckColumnType(const TriggerData *trigger, const GigSchema *schema,
+							InboxColumn column, Form_pg_attribute attribute);
 static void ReadInput(const TriggerData *trigger, const AttrNumber *attnums,
 					  GigInput *input);
 static Datum ErrorDatum(Form_pg_attribute attribute, const GigError *error);
@@ -70,14 +69,14 @@ gig_inbox_ingest(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	const GigSchema *schema;
-	AttrNumber	attnums[INBOX_COLUMNS];
-	GigInput	input;
-	GigResult	result;
-	TupleDesc	tupdesc;
-	int			replaced[2];
-	Datum		values[2];
-	bool		nulls[2];
-	int			nreplaced = 0;
+	AttrNumber attnums[INBOX_COLUMNS];
+	GigInput input;
+	GigResult result;
+	TupleDesc tupdesc;
+	int replaced[2];
+	Datum values[2];
+	bool nulls[2];
+	int nreplaced = 0;
 
 	CheckTriggerCall(fcinfo);
 	schema = GetGigSchema(fcinfo);
@@ -102,7 +101,7 @@ gig_inbox_ingest(PG_FUNCTION_ARGS)
 	nulls[nreplaced++] = false;
 	if (attnums[INBOX_ERROR] != InvalidAttrNumber)
 	{
-		bool		rejected = result.outcome == OUTCOME_REJECTED;
+		bool rejected = result.outcome == OUTCOME_REJECTED;
 
 		replaced[nreplaced] = attnums[INBOX_ERROR];
 		values[nreplaced] =
@@ -139,8 +138,8 @@ CheckTriggerCall(FunctionCallInfo fcinfo)
 				 errmsg("trigger \"%s\" on table \"%s\" must be fired %s",
 						trigger->tg_trigger->tgname,
 						RelationGetRelationName(trigger->tg_relation),
-						strcmp(problem, "INSERT") == 0 ?
-						"by INSERT only" : problem),
+						strcmp(problem, "INSERT") == 0 ? "by INSERT only"
+													   : problem),
 				 errhint("Create it BEFORE INSERT ON the table FOR EACH ROW.")));
 }
 
@@ -153,7 +152,7 @@ FindColumns(const TriggerData *trigger, const GigSchema *schema,
 			AttrNumber *attnums)
 {
 	const Trigger *definition = trigger->tg_trigger;
-	TupleDesc	tupdesc = RelationGetDescr(trigger->tg_relation);
+	TupleDesc tupdesc = RelationGetDescr(trigger->tg_relation);
 	const char *table = RelationGetRelationName(trigger->tg_relation);
 
 	if (definition->tgnargs > INBOX_COLUMNS)
@@ -162,14 +161,15 @@ FindColumns(const TriggerData *trigger, const GigSchema *schema,
 				 errmsg("trigger \"%s\" on table \"%s\" has %d arguments, at most %d are used",
 						definition->tgname, table, definition->tgnargs,
 						INBOX_COLUMNS),
-				 errhint("The arguments name the columns of body, signature, outcome and error.")));
+				 errhint(
+					 "The arguments name the columns of body, signature, outcome and error.")));
 
 	for (int column = 0; column < INBOX_COLUMNS; column++)
 	{
-		bool		named = column < definition->tgnargs;
-		const char *name = named ? definition->tgargs[column] :
-			inbox_columns[column].default_name;
-		int			attnum = SPI_fnumber(tupdesc, name);
+		bool named = column < definition->tgnargs;
+		const char *name = named ? definition->tgargs[column]
+								 : inbox_columns[column].default_name;
+		int attnum = SPI_fnumber(tupdesc, name);
 
 		attnums[column] = InvalidAttrNumber;
 		if (attnum > 0)
@@ -192,7 +192,8 @@ FindColumns(const TriggerData *trigger, const GigSchema *schema,
 					 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" for the %s does not exist",
 							definition->tgname, table, name,
 							inbox_columns[column].default_name),
-					 errhint("The arguments name the columns of body, signature, outcome and error.")));
+					 errhint(
+						 "The arguments name the columns of body, signature, outcome and error.")));
 	}
 }
 
@@ -200,9 +201,9 @@ static void
 CheckColumnType(const TriggerData *trigger, const GigSchema *schema,
 				InboxColumn column, Form_pg_attribute attribute)
 {
-	Oid			type = getBaseType(attribute->atttypid);
-	bool		is_text = type == TEXTOID || type == VARCHAROID;
-	bool		fits;
+	Oid type = getBaseType(attribute->atttypid);
+	bool is_text = type == TEXTOID || type == VARCHAROID;
+	bool fits;
 
 	if (column == INBOX_BODY)
 		fits = is_text || type == BYTEAOID;
@@ -220,7 +221,8 @@ CheckColumnType(const TriggerData *trigger, const GigSchema *schema,
 						NameStr(attribute->attname),
 						inbox_columns[column].default_name,
 						format_type_be(attribute->atttypid)),
-				 errdetail("A body is bytea or text, a signature and an error are text, an outcome is text or gig_ingest_outcome.")));
+				 errdetail(
+					 "A body is bytea or text, a signature and an error are text, an outcome is text or gig_ingest_outcome.")));
 	if (attribute->attgenerated != '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
@@ -229,22 +231,22 @@ CheckColumnType(const TriggerData *trigger, const GigSchema *schema,
 						RelationGetRelationName(trigger->tg_relation),
 						NameStr(attribute->attname),
 						inbox_columns[column].default_name),
-				 errdetail("Generated columns are computed after BEFORE triggers.")));
+				 errdetail(
+					 "Generated columns are computed after BEFORE triggers.")));
 }
 
 static void
-ReadInput(const TriggerData *trigger, const AttrNumber *attnums,
-		  GigInput *input)
+ReadInput(const TriggerData *trigger, const AttrNumber *attnums, GigInput *input)
 {
-	TupleDesc	tupdesc = RelationGetDescr(trigger->tg_relation);
-	HeapTuple	row = trigger->tg_trigtuple;
-	bool		isnull;
-	Datum		value = heap_getattr(row, attnums[INBOX_BODY], tupdesc, &isnull);
+	TupleDesc tupdesc = RelationGetDescr(trigger->tg_relation);
+	HeapTuple row = trigger->tg_trigtuple;
+	bool isnull;
+	Datum value = heap_getattr(row, attnums[INBOX_BODY], tupdesc, &isnull);
 
 	memset(input, 0, sizeof(GigInput));
 	if (!isnull)
 	{
-		Oid			type = TupleDescAttr(tupdesc, attnums[INBOX_BODY] - 1)->atttypid;
+		Oid type = TupleDescAttr(tupdesc, attnums[INBOX_BODY] - 1)->atttypid;
 
 		if (getBaseType(type) == BYTEAOID)
 			input->body = (bytea *) DatumGetPointer(value);
@@ -255,7 +257,7 @@ ReadInput(const TriggerData *trigger, const AttrNumber *attnums,
 	value = heap_getattr(row, attnums[INBOX_SIGNATURE], tupdesc, &isnull);
 	if (!isnull)
 	{
-		text	   *signature = DatumGetTextPP(value);
+		text *signature = DatumGetTextPP(value);
 
 		input->signature = VARDATA_ANY(signature);
 		input->signature_len = VARSIZE_ANY_EXHDR(signature);
@@ -269,17 +271,17 @@ ReadInput(const TriggerData *trigger, const AttrNumber *attnums,
 static Datum
 ErrorDatum(Form_pg_attribute attribute, const GigError *error)
 {
-	int32		typmod = attribute->atttypmod;
-	Oid			base = getBaseTypeAndTypmod(attribute->atttypid, &typmod);
-	char	   *reason;
+	int32 typmod = attribute->atttypmod;
+	Oid base = getBaseTypeAndTypmod(attribute->atttypid, &typmod);
+	char *reason;
 
 	if (error == NULL)
 		return OutputDatum(attribute, NULL);
-	reason = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode),
-					  error->message);
+	reason =
+		psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
 	if (base == VARCHAROID && typmod >= (int32) VARHDRSZ)
-		reason[pg_mbcharcliplen(reason, (int) strlen(reason),
-								typmod - VARHDRSZ)] = '\0';
+		reason[pg_mbcharcliplen(reason, (int) strlen(reason), typmod - VARHDRSZ)] =
+			'\0';
 	return OutputDatum(attribute, reason);
 }
 
@@ -290,8 +292,8 @@ ErrorDatum(Form_pg_attribute attribute, const GigError *error)
 static Datum
 OutputDatum(Form_pg_attribute attribute, char *value)
 {
-	Oid			input;
-	Oid			ioparam;
+	Oid input;
+	Oid ioparam;
 
 	getTypeInputInfo(attribute->atttypid, &input, &ioparam);
 	return OidInputFunctionCall(input, value, ioparam, attribute->atttypmod);

@@ -34,21 +34,21 @@ IngestGigInputs(const GigSchema *schema, const GigInput *inputs,
 				GigResult *results, int n)
 {
 	MemoryContext context = CurrentMemoryContext;
-	MemoryContext scratch = AllocSetContextCreate(context,
-												  "gigs_webhooks parser",
-												  ALLOCSET_DEFAULT_SIZES);
-	GigItem   **items = palloc(n * sizeof(GigItem *));
-	int		   *places = palloc(n * sizeof(int));
-	int			nitems = 0;
+	MemoryContext scratch =
+		AllocSetContextCreate(context, "gigs_webhooks parser",
+							  ALLOCSET_DEFAULT_SIZES);
+	GigItem **items = palloc(n * sizeof(GigItem *));
+	int *places = palloc(n * sizeof(int));
+	int nitems = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
 	RefreshSubscriptions(schema);
 	for (int i = 0; i < n; i++)
 	{
-		GigResult  *result = &results[i];
-		GigItem		item;
-		bool		foreign = false;
-		bool		good;
+		GigResult *result = &results[i];
+		GigItem item;
+		bool foreign = false;
+		bool good;
 
 		CHECK_FOR_INTERRUPTS();
 		memset(result, 0, sizeof(GigResult));
@@ -87,7 +87,7 @@ IngestGigInputs(const GigSchema *schema, const GigInput *inputs,
 	ApplyGigItems(schema, items, nitems);
 	for (int i = 0; i < nitems; i++)
 	{
-		GigResult  *result = &results[places[i]];
+		GigResult *result = &results[places[i]];
 
 		result->outcome = items[i]->outcome;
 		result->understood = true;
@@ -115,7 +115,7 @@ ReceiveBody(const GigInput *input, bytea **body, GigError *error)
 bool
 CheckGigBodySize(const bytea *body, GigError *error)
 {
-	Size		size;
+	Size size;
 
 	if (body == NULL)
 		return SetGigError(error, ERRCODE_NULL_VALUE_NOT_ALLOWED,
@@ -139,14 +139,13 @@ UnderstandBody(const GigInput *input, TimestampTz now, GigItem *item,
 			   bool *foreign, GigError *error)
 {
 	const char *body = VARDATA_ANY(item->body);
-	size_t		len = VARSIZE_ANY_EXHDR(item->body);
+	size_t len = VARSIZE_ANY_EXHDR(item->body);
 	GigDocument *document = ReadGigDocument(body, len, error);
 
 	if (document == NULL)
 		return false;
 	if (!VerifySubscription(GigDocumentName(document), body, len,
-							input->signature, input->signature_len, now,
-							error))
+							input->signature, input->signature_len, now, error))
 		return false;
 	*foreign = GigDocumentIsForeign(document);
 	if (*foreign)
@@ -168,7 +167,7 @@ KeepEvent(GigEvent *event)
 	event->name = pstrdup(event->name);
 	if (gigs->length > 0)
 	{
-		Size		size = gigs->length * sizeof(pg_uuid_t);
+		Size size = gigs->length * sizeof(pg_uuid_t);
 
 		gigs->elements = memcpy(palloc(size), gigs->elements, size);
 	}
@@ -193,8 +192,7 @@ void
 LogGigRefusal(const GigError *error)
 {
 	if (error->log_detail != NULL)
-		ereport(LOG_SERVER_ONLY,
-				(errcode(error->sqlerrcode),
-				 errmsg_internal("%s", error->message),
-				 errdetail_log("%s", error->log_detail)));
+		ereport(LOG_SERVER_ONLY, (errcode(error->sqlerrcode),
+								  errmsg_internal("%s", error->message),
+								  errdetail_log("%s", error->log_detail)));
 }

@@ -14,20 +14,20 @@
 /* What came through a door. */
 typedef struct GigInput
 {
-	bytea	   *body;			/* as stored, perhaps toasted; NULL: null */
-	const char *signature;		/* not terminated; NULL: null */
-	size_t		signature_len;
+	bytea *body;		   /* as stored, perhaps toasted; NULL: null */
+	const char *signature; /* not terminated; NULL: null */
+	size_t signature_len;
 } GigInput;
 
 /* What became of it. */
 typedef struct GigResult
 {
-	GigOutcome	outcome;
-	bool		understood;		/* kind and account_id are known */
+	GigOutcome outcome;
+	bool understood; /* kind and account_id are known */
 	GigEventKind kind;
-	pg_uuid_t	account_id;
-	int64		event_id;		/* of applied, stale and duplicate ones */
-	GigError	error;			/* of rejected ones */
+	pg_uuid_t account_id;
+	int64 event_id; /* of applied, stale and duplicate ones */
+	GigError error; /* of rejected ones */
 } GigResult;
 
 extern void IngestGigInputs(const GigSchema *schema, const GigInput *inputs,
@@ -35,4 +35,4 @@ extern void IngestGigInputs(const GigSchema *schema, const GigInput *inputs,
 extern bool CheckGigBodySize(const bytea *body, GigError *error);
 extern void LogGigRefusal(const GigError *error);
 
-#endif							/* GIGS_WEBHOOKS_INGEST_H */
+#endif /* GIGS_WEBHOOKS_INGEST_H */

@@ -32,7 +32,7 @@ uint64
 RunPlan(const GigSchema *schema, SavedPlan *saved, Datum *values,
 		const char *nulls, int expected)
 {
-	int			result;
+	int result;
 
 	if (saved->plan == NULL || saved->generation != schema->generation)
 		PreparePlan(schema, saved);
@@ -52,9 +52,9 @@ static void
 PreparePlan(const GigSchema *schema, SavedPlan *saved)
 {
 	StringInfoData query;
-	Oid			argtypes[MAX_PLAN_ARGS];
-	int			nargs = 0;
-	SPIPlanPtr	plan;
+	Oid argtypes[MAX_PLAN_ARGS];
+	int nargs = 0;
+	SPIPlanPtr plan;
 
 	/*
 	 * A trigger on one of the tables may have got us here while the plan runs
@@ -92,7 +92,7 @@ PreparePlan(const GigSchema *schema, SavedPlan *saved)
 static void
 MakeGenericPlan(SPIPlanPtr plan)
 {
-	int			guc_nest_level = NewGUCNestLevel();
+	int guc_nest_level = NewGUCNestLevel();
 	CachedPlan *generic_plan;
 
 	SwitchOff("enable_seqscan");
@@ -118,10 +118,10 @@ SwitchOff(const char *setting)
 Datum
 MakeArray(Oid type, Datum *values, bool *nulls, int length)
 {
-	int16		typlen;
-	bool		typbyval;
-	char		typalign;
-	int			lower_bound = 1;
+	int16 typlen;
+	bool typbyval;
+	char typalign;
+	int lower_bound = 1;
 
 	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
 	return PointerGetDatum(construct_md_array(values, nulls, 1, &length,

@@ -18,15 +18,15 @@
 typedef struct SavedPlan
 {
 	/* writes the text; says the types of the parameters */
-	void		(*describe) (const GigSchema *schema, StringInfo query,
-							 Oid *argtypes, int *nargs);
-	SPIPlanPtr	plan;
-	uint64		generation;		/* of the schema that it was prepared for */
-	int			running;		/* how often it is being run just now */
+	void (*describe)(const GigSchema *schema, StringInfo query, Oid *argtypes,
+					 int *nargs);
+	SPIPlanPtr plan;
+	uint64 generation; /* of the schema that it was prepared for */
+	int running;	   /* how often it is being run just now */
 } SavedPlan;
 
 extern uint64 RunPlan(const GigSchema *schema, SavedPlan *saved, Datum *values,
 					  const char *nulls, int expected);
 extern Datum MakeArray(Oid type, Datum *values, bool *nulls, int length);
 
-#endif							/* GIGS_WEBHOOKS_PLAN_H */
+#endif /* GIGS_WEBHOOKS_PLAN_H */

@@ -28,13 +28,13 @@
 /* Where a column of a result comes from, if from no field of the event. */
 #define FROM_EVENT (-1)
 #define FROM_NAME (-2)
-#define FROM_NOTHING (-3)		/* this kind of event has no such field */
+#define FROM_NOTHING (-3) /* this kind of event has no such field */
 
 /* How an event becomes a row of a composite type; made once a query. */
 typedef struct EventRowType
 {
-	TupleDesc	tupdesc;
-	int			sources[FLEXIBLE_ARRAY_MEMBER]; /* [attribute][event kind] */
+	TupleDesc tupdesc;
+	int sources[FLEXIBLE_ARRAY_MEMBER]; /* [attribute][event kind] */
 } EventRowType;
 
 static Datum ParseAny(FunctionCallInfo fcinfo, const bytea *body);
@@ -42,7 +42,7 @@ static Datum ParseTyped(FunctionCallInfo fcinfo, GigEventKind kind);
 static void ParseBody(const bytea *body, GigEvent *event);
 static Datum FormEventRow(FunctionCallInfo fcinfo, const GigEvent *event);
 static EventRowType *GetEventRowType(FunctionCallInfo fcinfo);
-static int	FindSource(const char *column, GigEventKind kind, bool *known);
+static int FindSource(const char *column, GigEventKind kind, bool *known);
 static Datum FieldDatum(const GigEvent *event, int field);
 static text *SignWith(const bytea *body, const char *secret, size_t len);
 static bool VerifyWith(const bytea *body, const text *signature,
@@ -59,7 +59,7 @@ Datum
 parse_gig_event(PG_FUNCTION_ARGS)
 {
 	const bytea *body = BodyArgument(fcinfo, 0);
-	GigError	error;
+	GigError error;
 
 	if (!CheckGigBodySize(body, &error))
 		ThrowGigError(&error);
@@ -82,7 +82,7 @@ parse_logged_gig_event(PG_FUNCTION_ARGS)
 static Datum
 ParseAny(FunctionCallInfo fcinfo, const bytea *body)
 {
-	GigEvent	event;
+	GigEvent event;
 
 	ParseBody(body, &event);
 	return FormEventRow(fcinfo, &event);
@@ -93,11 +93,10 @@ ParseAny(FunctionCallInfo fcinfo, const bytea *body)
  *
  * One of the events; raises if it is another.
  */
-#define PARSE_TYPED(name, kind) \
-	PG_FUNCTION_INFO_V1(name); \
-	Datum \
-	name(PG_FUNCTION_ARGS) \
-	{ \
+#define PARSE_TYPED(name, kind)          \
+	PG_FUNCTION_INFO_V1(name);           \
+	Datum name(PG_FUNCTION_ARGS)         \
+	{                                    \
 		return ParseTyped(fcinfo, kind); \
 	}
 
@@ -111,8 +110,8 @@ static Datum
 ParseTyped(FunctionCallInfo fcinfo, GigEventKind kind)
 {
 	const bytea *body = BodyArgument(fcinfo, 0);
-	GigEvent	event;
-	GigError	error;
+	GigEvent event;
+	GigError error;
 
 	if (!CheckGigBodySize(body, &error))
 		ThrowGigError(&error);
@@ -128,7 +127,7 @@ ParseTyped(FunctionCallInfo fcinfo, GigEventKind kind)
 static void
 ParseBody(const bytea *body, GigEvent *event)
 {
-	GigError	error;
+	GigError error;
 	GigDocument *document;
 
 	if (body == NULL)
@@ -137,8 +136,8 @@ ParseBody(const bytea *body, GigEvent *event)
 					"webhook body is null");
 		ThrowGigError(&error);
 	}
-	document = ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body),
-							   &error);
+	document =
+		ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body), &error);
 	if (document == NULL || !ReadGigEvent(document, event, &error))
 		ThrowGigError(&error);
 }
@@ -151,9 +150,9 @@ FormEventRow(FunctionCallInfo fcinfo, const GigEvent *event)
 {
 	const GigSchema *schema = GetGigSchema(fcinfo);
 	EventRowType *row_type = fcinfo->flinfo->fn_extra;
-	TupleDesc	tupdesc;
-	Datum		values[MaxTupleAttributeNumber];
-	bool		nulls[MaxTupleAttributeNumber];
+	TupleDesc tupdesc;
+	Datum values[MaxTupleAttributeNumber];
+	bool nulls[MaxTupleAttributeNumber];
 
 	if (row_type == NULL)
 		row_type = fcinfo->flinfo->fn_extra = GetEventRowType(fcinfo);
@@ -161,7 +160,7 @@ FormEventRow(FunctionCallInfo fcinfo, const GigEvent *event)
 
 	for (int i = 0; i < tupdesc->natts; i++)
 	{
-		int			source = row_type->sources[i * GIG_EVENT_KINDS + event->kind];
+		int source = row_type->sources[i * GIG_EVENT_KINDS + event->kind];
 
 		values[i] = (Datum) 0;
 		nulls[i] = false;
@@ -171,9 +170,9 @@ FormEventRow(FunctionCallInfo fcinfo, const GigEvent *event)
 				values[i] = ObjectIdGetDatum(schema->event_kinds[event->kind]);
 				break;
 			case FROM_NAME:
-				values[i] = CStringGetTextDatum(pg_any_to_server(event->name,
-																 (int) strlen(event->name),
-																 PG_UTF8));
+				values[i] = CStringGetTextDatum(
+					pg_any_to_server(event->name, (int) strlen(event->name),
+									 PG_UTF8));
 				break;
 			case FROM_NOTHING:
 				nulls[i] = true;
@@ -194,7 +193,7 @@ FormEventRow(FunctionCallInfo fcinfo, const GigEvent *event)
 static EventRowType *
 GetEventRowType(FunctionCallInfo fcinfo)
 {
-	TupleDesc	tupdesc;
+	TupleDesc tupdesc;
 	EventRowType *row_type;
 	MemoryContext old_context;
 
@@ -210,7 +209,7 @@ GetEventRowType(FunctionCallInfo fcinfo)
 	for (int i = 0; i < tupdesc->natts; i++)
 	{
 		const char *column = NameStr(TupleDescAttr(tupdesc, i)->attname);
-		bool		known = false;
+		bool known = false;
 
 		for (int kind = 0; kind < GIG_EVENT_KINDS; kind++)
 			row_type->sources[i * GIG_EVENT_KINDS + kind] =
@@ -224,7 +223,7 @@ GetEventRowType(FunctionCallInfo fcinfo)
 static int
 FindSource(const char *column, GigEventKind kind, bool *known)
 {
-	int			source = FROM_NOTHING;
+	int source = FROM_NOTHING;
 
 	if (strcmp(column, "event") == 0)
 		source = FROM_EVENT;
@@ -250,7 +249,7 @@ FindSource(const char *column, GigEventKind kind, bool *known)
 static Datum
 FieldDatum(const GigEvent *event, int field)
 {
-	void	   *member = GigEventMember(event, field);
+	void *member = GigEventMember(event, field);
 
 	switch (gig_event_fields[field].type)
 	{
@@ -261,17 +260,17 @@ FieldDatum(const GigEvent *event, int field)
 		case GIG_COUNT:
 			return Int32GetDatum(*(int32 *) member);
 		case GIG_UUID_ARRAY:
-			{
-				const GigUuidArray *array = member;
-				Datum	   *values;
+		{
+			const GigUuidArray *array = member;
+			Datum *values;
 
-				if (array->length == 0)
-					return PointerGetDatum(construct_empty_array(UUIDOID));
-				values = palloc(array->length * sizeof(Datum));
-				for (int i = 0; i < array->length; i++)
-					values[i] = UUIDPGetDatum(&array->elements[i]);
-				return MakeArray(UUIDOID, values, NULL, array->length);
-			}
+			if (array->length == 0)
+				return PointerGetDatum(construct_empty_array(UUIDOID));
+			values = palloc(array->length * sizeof(Datum));
+			for (int i = 0; i < array->length; i++)
+				values[i] = UUIDPGetDatum(&array->elements[i]);
+			return MakeArray(UUIDOID, values, NULL, array->length);
+		}
 	}
 	pg_unreachable();
 }
@@ -286,7 +285,7 @@ PG_FUNCTION_INFO_V1(sign_gig_event);
 Datum
 sign_gig_event(PG_FUNCTION_ARGS)
 {
-	bytea	   *secret = Utf8Argument(fcinfo, 1);
+	bytea *secret = Utf8Argument(fcinfo, 1);
 
 	PG_RETURN_TEXT_P(SignWith(PG_GETARG_BYTEA_PP(0), VARDATA_ANY(secret),
 							  VARSIZE_ANY_EXHDR(secret)));
@@ -296,7 +295,7 @@ PG_FUNCTION_INFO_V1(sign_gig_event_with_bytes);
 Datum
 sign_gig_event_with_bytes(PG_FUNCTION_ARGS)
 {
-	bytea	   *secret = PG_GETARG_BYTEA_PP(1);
+	bytea *secret = PG_GETARG_BYTEA_PP(1);
 
 	PG_RETURN_TEXT_P(SignWith(PG_GETARG_BYTEA_PP(0), VARDATA_ANY(secret),
 							  VARSIZE_ANY_EXHDR(secret)));
@@ -307,12 +306,11 @@ SignWith(const bytea *body, const char *secret, size_t len)
 {
 	MemoryContext context;
 	unsigned char signature[SIGNATURE_BYTES];
-	text	   *hex = palloc(VARHDRSZ + SIGNATURE_HEX_LEN);
+	text *hex = palloc(VARHDRSZ + SIGNATURE_HEX_LEN);
 
 	if (len == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("secret must not be empty")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("secret must not be empty")));
 	context = AllocSetContextCreate(CurrentMemoryContext, "gigs_webhooks key",
 									ALLOCSET_SMALL_SIZES);
 	SignBody(MakeSignatureKey(context, secret, len), VARDATA_ANY(body),
@@ -334,7 +332,7 @@ PG_FUNCTION_INFO_V1(verify_gig_signature);
 Datum
 verify_gig_signature(PG_FUNCTION_ARGS)
 {
-	bytea	   *secret;
+	bytea *secret;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
 		PG_RETURN_BOOL(false);
@@ -347,7 +345,7 @@ PG_FUNCTION_INFO_V1(verify_gig_signature_with_bytes);
 Datum
 verify_gig_signature_with_bytes(PG_FUNCTION_ARGS)
 {
-	bytea	   *secret;
+	bytea *secret;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
 		PG_RETURN_BOOL(false);

@@ -30,12 +30,12 @@
 typedef struct Rebuild
 {
 	const GigSchema *schema;
-	MemoryContext scratch;		/* for what an event is parsed into */
-	GigAccount *accounts;		/* folded, in order of account_id */
-	int			naccounts;
-	int64		found;			/* accounts in the log; all have a row now */
-	int64		rebuilt;
-	int64		skipped;
+	MemoryContext scratch; /* for what an event is parsed into */
+	GigAccount *accounts;  /* folded, in order of account_id */
+	int naccounts;
+	int64 found; /* accounts in the log; all have a row now */
+	int64 rebuilt;
+	int64 skipped;
 } Rebuild;
 
 static void LockBeforeReading(const Rebuild *rebuild,
@@ -43,8 +43,7 @@ static void LockBeforeReading(const Rebuild *rebuild,
 static void RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id);
 static void FoldLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc);
 static void WriteRebuilt(Rebuild *rebuild);
-static int64 CountAccounts(const GigSchema *schema,
-						   const pg_uuid_t *account_id);
+static int64 CountAccounts(const GigSchema *schema, const pg_uuid_t *account_id);
 static void LockAllAccounts(const GigSchema *schema);
 
 /*
@@ -60,11 +59,11 @@ Datum
 rebuild_gig_sync(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *account_id = PG_ARGISNULL(0) ? NULL : PG_GETARG_UUID_P(0);
-	Rebuild		rebuild = {.schema = GetGigSchema(fcinfo)};
-	Caller		caller;
-	TupleDesc	tupdesc;
-	Datum		values[2];
-	bool		nulls[2] = {false, false};
+	Rebuild rebuild = {.schema = GetGigSchema(fcinfo)};
+	Caller caller;
+	TupleDesc tupdesc;
+	Datum values[2];
+	bool nulls[2] = {false, false};
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -74,16 +73,15 @@ rebuild_gig_sync(PG_FUNCTION_ARGS)
 		elog(ERROR, "SPI_connect failed");
 	BecomeOwner(rebuild.schema, &caller);
 
-	rebuild.scratch = AllocSetContextCreate(CurrentMemoryContext,
-											"gigs_webhooks rebuild",
-											ALLOCSET_DEFAULT_SIZES);
+	rebuild.scratch =
+		AllocSetContextCreate(CurrentMemoryContext, "gigs_webhooks rebuild",
+							  ALLOCSET_DEFAULT_SIZES);
 	rebuild.accounts = palloc(ACCOUNTS_AT_A_TIME * sizeof(GigAccount));
 	LockBeforeReading(&rebuild, account_id);
 	RebuildFromLog(&rebuild, account_id);
 
 	/* accounts of which the log knows nothing any more */
-	rebuild.skipped += CountAccounts(rebuild.schema, account_id) -
-		rebuild.found;
+	rebuild.skipped += CountAccounts(rebuild.schema, account_id) - rebuild.found;
 
 	BecomeCaller(&caller);
 	SPI_finish();
@@ -100,7 +98,7 @@ rebuild_gig_sync(PG_FUNCTION_ARGS)
 static void
 LockBeforeReading(const Rebuild *rebuild, const pg_uuid_t *account_id)
 {
-	GigAccount	account;
+	GigAccount account;
 
 	if (account_id != NULL)
 	{
@@ -118,9 +116,9 @@ static void
 RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 {
 	StringInfoData query;
-	Oid			argtypes[1] = {UUIDOID};
-	Datum		values[1];
-	Portal		cursor;
+	Oid argtypes[1] = {UUIDOID};
+	Datum values[1];
+	Portal cursor;
 
 	initStringInfo(&query);
 	appendStringInfo(&query,
@@ -136,7 +134,7 @@ RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 	for (;;)
 	{
 		SPITupleTable *rows;
-		uint64		nrows;
+		uint64 nrows;
 
 		CHECK_FOR_INTERRUPTS();
 		SPI_cursor_fetch(cursor, true, EVENTS_AT_A_TIME);
@@ -156,20 +154,19 @@ static void
 FoldLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(rebuild->scratch);
-	bool		isnull;
-	pg_uuid_t  *account_id = DatumGetUUIDP(SPI_getbinval(tuple, tupdesc, 1,
-														 &isnull));
+	bool isnull;
+	pg_uuid_t *account_id =
+		DatumGetUUIDP(SPI_getbinval(tuple, tupdesc, 1, &isnull));
 	TimestampTz received_at =
 		DatumGetTimestampTz(SPI_getbinval(tuple, tupdesc, 2, &isnull));
-	bytea	   *body = DatumGetByteaPP(SPI_getbinval(tuple, tupdesc, 3,
-													 &isnull));
+	bytea *body = DatumGetByteaPP(SPI_getbinval(tuple, tupdesc, 3, &isnull));
 	GigAccount *account = NULL;
 	GigDocument *document;
-	GigEvent	event;
-	GigError	error;
+	GigEvent event;
+	GigError error;
 
-	document = ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body),
-							   &error);
+	document =
+		ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body), &error);
 	if (document == NULL || !ReadGigEvent(document, &event, &error))
 		ThrowGigError(&error);
 	MemoryContextSwitchTo(old_context);
@@ -194,9 +191,9 @@ static void
 WriteRebuilt(Rebuild *rebuild)
 {
 	const GigSchema *schema = rebuild->schema;
-	int			n = rebuild->naccounts;
+	int n = rebuild->naccounts;
 	GigAccount *present = palloc(Max(n, 1) * sizeof(GigAccount));
-	int			kept = 0;
+	int kept = 0;
 
 	for (int i = 0; i < n; i++)
 		InitGigAccount(&present[i], &rebuild->accounts[i].account_id,
@@ -232,14 +229,13 @@ static int64
 CountAccounts(const GigSchema *schema, const pg_uuid_t *account_id)
 {
 	StringInfoData query;
-	Oid			argtypes[1] = {UUIDOID};
-	Datum		values[1];
-	bool		isnull;
+	Oid argtypes[1] = {UUIDOID};
+	Datum values[1];
+	bool isnull;
 
 	initStringInfo(&query);
 	appendStringInfo(&query, "SELECT count(*) FROM %s.gig_account_sync%s",
-					 schema->name,
-					 account_id ? " WHERE account_id = $1" : "");
+					 schema->name, account_id ? " WHERE account_id = $1" : "");
 	if (account_id)
 		values[0] = UUIDPGetDatum((pg_uuid_t *) account_id);
 	if (SPI_execute_with_args(query.data, account_id ? 1 : 0, argtypes, values,
@@ -258,8 +254,7 @@ LockAllAccounts(const GigSchema *schema)
 	StringInfoData query;
 
 	initStringInfo(&query);
-	appendStringInfo(&query,
-					 "LOCK TABLE %s.gig_account_sync IN EXCLUSIVE MODE",
+	appendStringInfo(&query, "LOCK TABLE %s.gig_account_sync IN EXCLUSIVE MODE",
 					 schema->name);
 	if (SPI_execute(query.data, false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not lock accounts");

@@ -34,10 +34,8 @@ const char *const gig_sync_state_names[GIG_SYNC_STATES] = {
 };
 
 const char *const gig_outcome_names[GIG_OUTCOMES] = {
-	[OUTCOME_APPLIED] = "applied",
-	[OUTCOME_DUPLICATE] = "duplicate",
-	[OUTCOME_STALE] = "stale",
-	[OUTCOME_IGNORED] = "ignored",
+	[OUTCOME_APPLIED] = "applied",	 [OUTCOME_DUPLICATE] = "duplicate",
+	[OUTCOME_STALE] = "stale",		 [OUTCOME_IGNORED] = "ignored",
 	[OUTCOME_REJECTED] = "rejected",
 };
 
@@ -46,10 +44,10 @@ static bool cached_schema_valid = false;
 static MemoryContext schema_context = NULL;
 
 static void LoadSchema(Oid namespace_id);
-static Oid	LookupTable(const char *name, Oid namespace_id);
-static Oid	LookupEnum(const char *name, Oid namespace_id,
-					   const char *const *names, Oid *labels, int nlabels);
-static Oid	TableOwner(Oid table);
+static Oid LookupTable(const char *name, Oid namespace_id);
+static Oid LookupEnum(const char *name, Oid namespace_id,
+					  const char *const *names, Oid *labels, int nlabels);
+static Oid TableOwner(Oid table);
 static void ForgetSchema(Datum arg, int cacheid, uint32 hashvalue);
 static void ForgetSchemaOfTable(Datum arg, Oid table);
 
@@ -70,7 +68,7 @@ InitSchema(void)
 const GigSchema *
 GetGigSchema(FunctionCallInfo fcinfo)
 {
-	Oid			namespace_id = get_func_namespace(fcinfo->flinfo->fn_oid);
+	Oid namespace_id = get_func_namespace(fcinfo->flinfo->fn_oid);
 
 	if (!cached_schema_valid || cached_schema.namespace_id != namespace_id)
 		LoadSchema(namespace_id);
@@ -80,13 +78,13 @@ GetGigSchema(FunctionCallInfo fcinfo)
 static void
 LoadSchema(Oid namespace_id)
 {
-	GigSchema	schema;
-	char	   *name;
+	GigSchema schema;
+	char *name;
 
 	if (schema_context == NULL)
-		schema_context = AllocSetContextCreate(TopMemoryContext,
-											   "gigs_webhooks schema",
-											   ALLOCSET_SMALL_SIZES);
+		schema_context =
+			AllocSetContextCreate(TopMemoryContext, "gigs_webhooks schema",
+								  ALLOCSET_SMALL_SIZES);
 
 	memset(&schema, 0, sizeof(schema));
 	schema.namespace_id = namespace_id;
@@ -94,18 +92,19 @@ LoadSchema(Oid namespace_id)
 	schema.subscription_table = LookupTable("gig_subscription", namespace_id);
 	schema.secret_table = LookupTable("gig_subscription_secret", namespace_id);
 	schema.owner = TableOwner(schema.account_table);
-	schema.event_kind_type = LookupEnum("gig_event_kind", namespace_id,
-										gig_event_names, schema.event_kinds,
-										GIG_EVENT_KINDS);
-	schema.sync_state_type = LookupEnum("gig_sync_state", namespace_id,
-										gig_sync_state_names,
-										schema.sync_states, GIG_SYNC_STATES);
-	schema.outcome_type = LookupEnum("gig_ingest_outcome", namespace_id,
-									 gig_outcome_names, schema.outcomes,
-									 GIG_OUTCOMES);
+	schema.event_kind_type =
+		LookupEnum("gig_event_kind", namespace_id, gig_event_names,
+				   schema.event_kinds, GIG_EVENT_KINDS);
+	schema.sync_state_type =
+		LookupEnum("gig_sync_state", namespace_id, gig_sync_state_names,
+				   schema.sync_states, GIG_SYNC_STATES);
+	schema.outcome_type =
+		LookupEnum("gig_ingest_outcome", namespace_id, gig_outcome_names,
+				   schema.outcomes, GIG_OUTCOMES);
 
-	name = MemoryContextStrdup(schema_context,
-							   quote_identifier(get_namespace_name(namespace_id)));
+	name =
+		MemoryContextStrdup(schema_context,
+							quote_identifier(get_namespace_name(namespace_id)));
 
 	/* what has been prepared stays good unless something is different now */
 	schema.generation = cached_schema.generation;
@@ -127,7 +126,7 @@ LoadSchema(Oid namespace_id)
 static Oid
 LookupTable(const char *name, Oid namespace_id)
 {
-	Oid			table = get_relname_relid(name, namespace_id);
+	Oid table = get_relname_relid(name, namespace_id);
 
 	if (!OidIsValid(table))
 		ereport(ERROR,
@@ -141,15 +140,15 @@ static Oid
 LookupEnum(const char *name, Oid namespace_id, const char *const *names,
 		   Oid *labels, int nlabels)
 {
-	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
-									   CStringGetDatum(name),
-									   ObjectIdGetDatum(namespace_id));
+	Oid type =
+		GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(name),
+						ObjectIdGetDatum(namespace_id));
 
 	for (int i = 0; i < nlabels; i++)
 	{
-		labels[i] = GetSysCacheOid2(ENUMTYPOIDNAME, Anum_pg_enum_oid,
-									ObjectIdGetDatum(type),
-									CStringGetDatum(names[i]));
+		labels[i] =
+			GetSysCacheOid2(ENUMTYPOIDNAME, Anum_pg_enum_oid,
+							ObjectIdGetDatum(type), CStringGetDatum(names[i]));
 		if (!OidIsValid(labels[i]))
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -162,8 +161,8 @@ LookupEnum(const char *name, Oid namespace_id, const char *const *names,
 static Oid
 TableOwner(Oid table)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
-	Oid			owner;
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	Oid owner;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for relation %u", table);
@@ -215,13 +214,11 @@ void
 BecomeOwner(const GigSchema *schema, Caller *caller)
 {
 	GetUserIdAndSecContext(&caller->user, &caller->security_context);
-	SetUserIdAndSecContext(schema->owner,
-						   caller->security_context |
-						   SECURITY_LOCAL_USERID_CHANGE);
+	SetUserIdAndSecContext(schema->owner, caller->security_context |
+											  SECURITY_LOCAL_USERID_CHANGE);
 	caller->guc_nest_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 void

@@ -40,32 +40,32 @@ extern const char *const gig_outcome_names[GIG_OUTCOMES];
 
 typedef struct GigSchema
 {
-	uint64		generation;		/* another one: prepare what depends on it anew */
-	Oid			namespace_id;
-	char	   *name;			/* quoted where needed */
-	Oid			owner;			/* of the tables */
-	Oid			account_table;
-	Oid			subscription_table;
-	Oid			secret_table;
+	uint64 generation; /* another one: prepare what depends on it anew */
+	Oid namespace_id;
+	char *name; /* quoted where needed */
+	Oid owner;	/* of the tables */
+	Oid account_table;
+	Oid subscription_table;
+	Oid secret_table;
 
 	/* the enums, and the OIDs of their labels */
-	Oid			event_kind_type;
-	Oid			sync_state_type;
-	Oid			outcome_type;
-	Oid			event_kinds[GIG_EVENT_KINDS];
-	Oid			sync_states[GIG_SYNC_STATES];
-	Oid			outcomes[GIG_OUTCOMES];
+	Oid event_kind_type;
+	Oid sync_state_type;
+	Oid outcome_type;
+	Oid event_kinds[GIG_EVENT_KINDS];
+	Oid sync_states[GIG_SYNC_STATES];
+	Oid outcomes[GIG_OUTCOMES];
 } GigSchema;
 
 extern const GigSchema *GetGigSchema(FunctionCallInfo fcinfo);
-extern int	FindEnumLabel(const Oid *labels, int nlabels, Oid label);
+extern int FindEnumLabel(const Oid *labels, int nlabels, Oid label);
 
 /* Who called us, while we work in the owner's name. */
 typedef struct Caller
 {
-	Oid			user;
-	int			security_context;
-	int			guc_nest_level;
+	Oid user;
+	int security_context;
+	int guc_nest_level;
 } Caller;
 
 extern void BecomeOwner(const GigSchema *schema, Caller *caller);
@@ -73,4 +73,4 @@ extern void BecomeCaller(const Caller *caller);
 
 extern void InitSchema(void);
 
-#endif							/* GIGS_WEBHOOKS_SCHEMA_H */
+#endif /* GIGS_WEBHOOKS_SCHEMA_H */

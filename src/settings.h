@@ -8,8 +8,8 @@
 #ifndef GIGS_WEBHOOKS_SETTINGS_H
 #define GIGS_WEBHOOKS_SETTINGS_H
 
-extern int	gig_dedupe_window;	/* seconds */
-extern int	gig_max_body_size;	/* bytes */
-extern int	gig_stalled_after;	/* seconds */
+extern int gig_dedupe_window; /* seconds */
+extern int gig_max_body_size; /* bytes */
+extern int gig_stalled_after; /* seconds */
 
-#endif							/* GIGS_WEBHOOKS_SETTINGS_H */
+#endif /* GIGS_WEBHOOKS_SETTINGS_H */

@@ -33,7 +33,7 @@ struct SignatureKey
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
 	EVP_MAC_CTX *hmac;
 #else
-	HMAC_CTX   *hmac;
+	HMAC_CTX *hmac;
 #endif
 	MemoryContextCallback release;
 };
@@ -55,9 +55,8 @@ MakeSignatureKey(MemoryContext context, const void *secret, size_t len)
 	key->release.arg = key;
 	MemoryContextRegisterResetCallback(context, &key->release);
 	if (!InitHmac(key, secret, len))
-		ereport(ERROR,
-				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-				 errmsg("could not initialize HMAC-SHA512")));
+		ereport(ERROR, (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+						errmsg("could not initialize HMAC-SHA512")));
 	return key;
 }
 
@@ -69,9 +68,8 @@ SignBody(SignatureKey *key, const void *body, size_t len,
 		 unsigned char signature[SIGNATURE_BYTES])
 {
 	if (!ComputeHmac(key, body, len, signature))
-		ereport(ERROR,
-				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-				 errmsg("could not compute HMAC-SHA512")));
+		ereport(ERROR, (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+						errmsg("could not compute HMAC-SHA512")));
 }
 
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
@@ -79,8 +77,8 @@ SignBody(SignatureKey *key, const void *body, size_t len,
 static bool
 InitHmac(SignatureKey *key, const void *secret, size_t len)
 {
-	EVP_MAC    *mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
-	OSSL_PARAM	params[] = {
+	EVP_MAC *mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+	OSSL_PARAM params[] = {
 		OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST,
 										 (char *) "SHA512", 0),
 		OSSL_PARAM_construct_end(),
@@ -91,19 +89,19 @@ InitHmac(SignatureKey *key, const void *secret, size_t len)
 	key->hmac = EVP_MAC_CTX_new(mac);
 	EVP_MAC_free(mac);
 	return key->hmac != NULL &&
-		EVP_MAC_init(key->hmac, secret, len, params) == 1;
+		   EVP_MAC_init(key->hmac, secret, len, params) == 1;
 }
 
 static bool
 ComputeHmac(SignatureKey *key, const void *body, size_t len,
 			unsigned char *signature)
 {
-	size_t		written;
+	size_t written;
 
 	return EVP_MAC_init(key->hmac, NULL, 0, NULL) == 1 &&
-		EVP_MAC_update(key->hmac, body, len) == 1 &&
-		EVP_MAC_final(key->hmac, signature, &written, SIGNATURE_BYTES) == 1 &&
-		written == SIGNATURE_BYTES;
+		   EVP_MAC_update(key->hmac, body, len) == 1 &&
+		   EVP_MAC_final(key->hmac, signature, &written, SIGNATURE_BYTES) == 1 &&
+		   written == SIGNATURE_BYTES;
 }
 
 static void
@@ -112,14 +110,14 @@ ReleaseSignatureKey(void *arg)
 	EVP_MAC_CTX_free(((SignatureKey *) arg)->hmac);
 }
 
-#else							/* OpenSSL 1.1.1 */
+#else /* OpenSSL 1.1.1 */
 
 static bool
 InitHmac(SignatureKey *key, const void *secret, size_t len)
 {
 	key->hmac = HMAC_CTX_new();
 	return key->hmac != NULL && len <= PG_INT32_MAX &&
-		HMAC_Init_ex(key->hmac, secret, (int) len, EVP_sha512(), NULL) == 1;
+		   HMAC_Init_ex(key->hmac, secret, (int) len, EVP_sha512(), NULL) == 1;
 }
 
 static bool
@@ -129,9 +127,9 @@ ComputeHmac(SignatureKey *key, const void *body, size_t len,
 	unsigned int written;
 
 	return HMAC_Init_ex(key->hmac, NULL, 0, NULL, NULL) == 1 &&
-		HMAC_Update(key->hmac, body, len) == 1 &&
-		HMAC_Final(key->hmac, signature, &written) == 1 &&
-		written == SIGNATURE_BYTES;
+		   HMAC_Update(key->hmac, body, len) == 1 &&
+		   HMAC_Final(key->hmac, signature, &written) == 1 &&
+		   written == SIGNATURE_BYTES;
 }
 
 static void
@@ -153,8 +151,8 @@ DecodeSignature(const char *hex, size_t len,
 		return false;
 	for (int i = 0; i < SIGNATURE_BYTES; i++)
 	{
-		int			high = OPENSSL_hexchar2int((unsigned char) hex[2 * i]);
-		int			low = OPENSSL_hexchar2int((unsigned char) hex[2 * i + 1]);
+		int high = OPENSSL_hexchar2int((unsigned char) hex[2 * i]);
+		int low = OPENSSL_hexchar2int((unsigned char) hex[2 * i + 1]);
 
 		if (high < 0 || low < 0)
 			return false;
@@ -192,8 +190,7 @@ DigestBody(const void *body, size_t len, BodyDigest *digest)
 	unsigned char sha256[SHA256_DIGEST_LENGTH];
 
 	if (EVP_Digest(body, len, sha256, NULL, EVP_sha256(), NULL) != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-				 errmsg("could not compute SHA-256")));
+		ereport(ERROR, (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+						errmsg("could not compute SHA-256")));
 	memcpy(digest->data, sha256, BODY_DIGEST_BYTES);
 }

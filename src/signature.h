@@ -32,4 +32,4 @@ extern bool SignaturesEqual(const unsigned char a[SIGNATURE_BYTES],
 extern void ForgetKey(void *key, size_t len);
 extern void DigestBody(const void *body, size_t len, BodyDigest *digest);
 
-#endif							/* GIGS_WEBHOOKS_SIGNATURE_H */
+#endif /* GIGS_WEBHOOKS_SIGNATURE_H */

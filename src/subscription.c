@@ -33,25 +33,25 @@
 typedef struct Secret
 {
 	SignatureKey *key;
-	TimestampTz retired_at;		/* DT_NOEND: not retired */
+	TimestampTz retired_at; /* DT_NOEND: not retired */
 } Secret;
 
 typedef struct Subscription
 {
-	char	   *name;			/* in UTF-8 */
-	int			nsecrets;		/* retired ones too: once there was a secret,
+	char *name;	  /* in UTF-8 */
+	int nsecrets; /* retired ones too: once there was a secret,
 								 * nothing unsigned is accepted */
-	int			capacity;
-	Secret	   *secrets;
+	int capacity;
+	Secret *secrets;
 } Subscription;
 
 static MemoryContext subscription_context = NULL;
 static Subscription *subscriptions = NULL;
-static int	nsubscriptions = 0;
+static int nsubscriptions = 0;
 static bool subscriptions_valid = false;
-static Oid	loaded_tables[2] = {InvalidOid, InvalidOid};
+static Oid loaded_tables[2] = {InvalidOid, InvalidOid};
 
-typedef void (*RowReader) (Relation table, TupleTableSlot *slot);
+typedef void (*RowReader)(Relation table, TupleTableSlot *slot);
 
 static void LoadSubscriptions(const GigSchema *schema);
 static void ReadTable(Relation table, Snapshot snapshot, RowReader read);
@@ -63,7 +63,7 @@ static char *GetUtf8Column(Relation table, TupleTableSlot *slot,
 						   const char *name, size_t *len);
 static void SortSubscriptions(void);
 static Subscription *FindSubscription(const char *name);
-static int	CompareNames(const void *a, const void *b);
+static int CompareNames(const void *a, const void *b);
 static void ForgetSubscriptions(Datum arg, Oid table);
 static bool Refuse(GigError *error, const char *log_detail);
 
@@ -128,14 +128,14 @@ RefreshSubscriptions(const GigSchema *schema)
 static void
 LoadSubscriptions(const GigSchema *schema)
 {
-	Relation	subscription_table;
-	Relation	secret_table;
-	Snapshot	snapshot;
+	Relation subscription_table;
+	Relation secret_table;
+	Snapshot snapshot;
 
 	if (subscription_context == NULL)
-		subscription_context = AllocSetContextCreate(TopMemoryContext,
-													 "gigs_webhooks secrets",
-													 ALLOCSET_DEFAULT_SIZES);
+		subscription_context =
+			AllocSetContextCreate(TopMemoryContext, "gigs_webhooks secrets",
+								  ALLOCSET_DEFAULT_SIZES);
 	MemoryContextReset(subscription_context);
 	subscriptions = NULL;
 	nsubscriptions = 0;
@@ -181,9 +181,9 @@ ReadTable(Relation table, Snapshot snapshot, RowReader read)
 static void
 ReadSubscription(Relation table, TupleTableSlot *slot)
 {
-	static int	capacity;
+	static int capacity;
 	MemoryContext old_context;
-	size_t		len;
+	size_t len;
 
 	if (subscriptions == NULL)
 	{
@@ -194,12 +194,12 @@ ReadSubscription(Relation table, TupleTableSlot *slot)
 	else if (nsubscriptions == capacity)
 	{
 		capacity *= 2;
-		subscriptions = repalloc(subscriptions,
-								 capacity * sizeof(Subscription));
+		subscriptions = repalloc(subscriptions, capacity * sizeof(Subscription));
 	}
 	memset(&subscriptions[nsubscriptions], 0, sizeof(Subscription));
 	old_context = MemoryContextSwitchTo(subscription_context);
-	subscriptions[nsubscriptions].name = GetUtf8Column(table, slot, "name", &len);
+	subscriptions[nsubscriptions].name =
+		GetUtf8Column(table, slot, "name", &len);
 	MemoryContextSwitchTo(old_context);
 	nsubscriptions++;
 }
@@ -207,28 +207,29 @@ ReadSubscription(Relation table, TupleTableSlot *slot)
 static void
 ReadSecret(Relation table, TupleTableSlot *slot)
 {
-	size_t		name_len;
-	size_t		secret_len;
-	bool		isnull;
-	char	   *name = GetUtf8Column(table, slot, "name", &name_len);
-	char	   *secret = GetUtf8Column(table, slot, "secret", &secret_len);
-	Datum		retired_at = GetColumn(table, slot, "retired_at",
-									   TIMESTAMPTZOID, &isnull);
+	size_t name_len;
+	size_t secret_len;
+	bool isnull;
+	char *name = GetUtf8Column(table, slot, "name", &name_len);
+	char *secret = GetUtf8Column(table, slot, "secret", &secret_len);
+	Datum retired_at =
+		GetColumn(table, slot, "retired_at", TIMESTAMPTZOID, &isnull);
 	Subscription *subscription = FindSubscription(name);
 
 	/* the foreign key leaves no secret without its subscription */
 	if (subscription != NULL)
 	{
-		Secret	   *added;
+		Secret *added;
 
 		if (subscription->nsecrets == subscription->capacity)
 		{
 			subscription->capacity = Max(2, subscription->capacity * 2);
-			subscription->secrets = subscription->secrets ?
-				repalloc(subscription->secrets,
-						 subscription->capacity * sizeof(Secret)) :
-				MemoryContextAlloc(subscription_context,
-								   subscription->capacity * sizeof(Secret));
+			subscription->secrets =
+				subscription->secrets
+					? repalloc(subscription->secrets,
+							   subscription->capacity * sizeof(Secret))
+					: MemoryContextAlloc(subscription_context,
+										 subscription->capacity * sizeof(Secret));
 		}
 		added = &subscription->secrets[subscription->nsecrets];
 		added->retired_at = isnull ? DT_NOEND : DatumGetTimestampTz(retired_at);
@@ -248,7 +249,7 @@ static Datum
 GetColumn(Relation table, TupleTableSlot *slot, const char *name, Oid type,
 		  bool *isnull)
 {
-	AttrNumber	attnum = get_attnum(RelationGetRelid(table), name);
+	AttrNumber attnum = get_attnum(RelationGetRelid(table), name);
 
 	if (attnum <= 0 ||
 		TupleDescAttr(RelationGetDescr(table), attnum - 1)->atttypid != type)
@@ -267,16 +268,15 @@ static char *
 GetUtf8Column(Relation table, TupleTableSlot *slot, const char *name,
 			  size_t *len)
 {
-	bool		isnull;
-	Datum		value = GetColumn(table, slot, name, TEXTOID, &isnull);
-	char	   *s;
-	char	   *utf8;
+	bool isnull;
+	Datum value = GetColumn(table, slot, name, TEXTOID, &isnull);
+	char *s;
+	char *utf8;
 
 	if (isnull)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("column \"%s\" of table \"%s\" is null",
-						name, RelationGetRelationName(table))));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("column \"%s\" of table \"%s\" is null", name,
+							   RelationGetRelationName(table))));
 	s = TextDatumGetCString(value);
 	utf8 = pg_server_to_any(s, (int) strlen(s), PG_UTF8);
 	*len = strlen(utf8);
@@ -292,8 +292,7 @@ static void
 SortSubscriptions(void)
 {
 	if (nsubscriptions > 1)
-		qsort(subscriptions, nsubscriptions, sizeof(Subscription),
-			  CompareNames);
+		qsort(subscriptions, nsubscriptions, sizeof(Subscription), CompareNames);
 }
 
 static Subscription *
@@ -323,8 +322,8 @@ CompareNames(const void *a, const void *b)
  */
 bool
 VerifySubscription(const char *name, const char *body, size_t len,
-				   const char *signature, size_t signature_len,
-				   TimestampTz now, GigError *error)
+				   const char *signature, size_t signature_len, TimestampTz now,
+				   GigError *error)
 {
 	const Subscription *subscription = FindSubscription(name);
 	unsigned char given[SIGNATURE_BYTES];
@@ -337,13 +336,15 @@ VerifySubscription(const char *name, const char *body, size_t len,
 	{
 		if (signature == NULL)
 			return true;
-		return Refuse(error, "The subscription has no secret, but there is a signature.");
+		return Refuse(error,
+					  "The subscription has no secret, but there is a signature.");
 	}
 	if (signature == NULL)
 		return Refuse(error, "The signature is missing.");
 	if (!DecodeSignature(signature, signature_len, given))
-		return Refuse(error, psprintf("The signature is not %d hexadecimal digits.",
-									  SIGNATURE_HEX_LEN));
+		return Refuse(error,
+					  psprintf("The signature is not %d hexadecimal digits.",
+							   SIGNATURE_HEX_LEN));
 
 	for (int i = 0; i < subscription->nsecrets; i++)
 	{
@@ -355,7 +356,8 @@ VerifySubscription(const char *name, const char *body, size_t len,
 		if (SignaturesEqual(expected, given))
 			return true;
 	}
-	return Refuse(error, "The signature was made with none of the subscription's valid secrets.");
+	return Refuse(error,
+				  "The signature was made with none of the subscription's valid secrets.");
 }
 
 static bool

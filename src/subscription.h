@@ -18,4 +18,4 @@ extern bool VerifySubscription(const char *name, const char *body, size_t len,
 							   const char *signature, size_t signature_len,
 							   TimestampTz now, GigError *error);
 
-#endif							/* GIGS_WEBHOOKS_SUBSCRIPTION_H */
+#endif /* GIGS_WEBHOOKS_SUBSCRIPTION_H */
