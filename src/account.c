@@ -7,33 +7,29 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
 #include "utils/timestamp.h"
 
 #include "account.h"
 
-#define COLUMN(place, name, type) \
-	[place] = {#name, type, offsetof(GigAccount, name)}
-
-const GigAccountColumn gig_account_columns[GIG_ACCOUNT_COLUMNS] = {
-	COLUMN(ACCOUNT_ID, account_id, COLUMN_UUID),
-	COLUMN(ACCOUNT_USER_ID, user_id, COLUMN_UUID),
-	COLUMN(ACCOUNT_STATE, state, COLUMN_STATE),
-	COLUMN(ACCOUNT_DAYS_SYNCED, days_synced, COLUMN_INT4),
-	COLUMN(ACCOUNT_AVAILABLE_FROM, available_from, COLUMN_TIMESTAMPTZ),
-	COLUMN(ACCOUNT_AVAILABLE_TO, available_to, COLUMN_TIMESTAMPTZ),
-	COLUMN(ACCOUNT_AVAILABLE_COUNT, available_count, COLUMN_INT4),
-	COLUMN(ACCOUNT_ADDED_TOTAL, added_total, COLUMN_INT8),
-	COLUMN(ACCOUNT_UPDATED_TOTAL, updated_total, COLUMN_INT8),
-	COLUMN(ACCOUNT_REMOVED_TOTAL, removed_total, COLUMN_INT8),
-	COLUMN(ACCOUNT_EVENTS, events, COLUMN_INT8),
-	COLUMN(ACCOUNT_DUPLICATES, duplicates, COLUMN_INT8),
-	COLUMN(ACCOUNT_FIRST_EVENT_AT, first_event_at, COLUMN_TIMESTAMPTZ),
-	COLUMN(ACCOUNT_PARTIALLY_SYNCED_AT, partially_synced_at, COLUMN_TIMESTAMPTZ),
-	COLUMN(ACCOUNT_FULLY_SYNCED_AT, fully_synced_at, COLUMN_TIMESTAMPTZ),
-	COLUMN(ACCOUNT_REFRESHED_AT, refreshed_at, COLUMN_TIMESTAMPTZ),
-	COLUMN(ACCOUNT_LAST_EVENT, last_event, COLUMN_EVENT_KIND),
-	COLUMN(ACCOUNT_LAST_EVENT_AT, last_event_at, COLUMN_TIMESTAMPTZ),
+const GigColumn gig_account_columns[GIG_ACCOUNT_COLUMNS] = {
+	[ACCOUNT_ID] = GIG_COLUMN(GigAccount, account_id, COLUMN_UUID),
+	[ACCOUNT_USER_ID] = GIG_COLUMN(GigAccount, user_id, COLUMN_UUID),
+	[ACCOUNT_STATE] = GIG_COLUMN(GigAccount, state, COLUMN_STATE),
+	[ACCOUNT_DAYS_SYNCED] = GIG_COLUMN(GigAccount, days_synced, COLUMN_INT4),
+	[ACCOUNT_AVAILABLE_FROM] = GIG_COLUMN(GigAccount, available_from, COLUMN_TIMESTAMPTZ),
+	[ACCOUNT_AVAILABLE_TO] = GIG_COLUMN(GigAccount, available_to, COLUMN_TIMESTAMPTZ),
+	[ACCOUNT_AVAILABLE_COUNT] = GIG_COLUMN(GigAccount, available_count, COLUMN_INT4),
+	[ACCOUNT_ADDED_TOTAL] = GIG_COLUMN(GigAccount, added_total, COLUMN_INT8),
+	[ACCOUNT_UPDATED_TOTAL] = GIG_COLUMN(GigAccount, updated_total, COLUMN_INT8),
+	[ACCOUNT_REMOVED_TOTAL] = GIG_COLUMN(GigAccount, removed_total, COLUMN_INT8),
+	[ACCOUNT_EVENTS] = GIG_COLUMN(GigAccount, events, COLUMN_INT8),
+	[ACCOUNT_DUPLICATES] = GIG_COLUMN(GigAccount, duplicates, COLUMN_INT8),
+	[ACCOUNT_FIRST_EVENT_AT] = GIG_COLUMN(GigAccount, first_event_at, COLUMN_TIMESTAMPTZ),
+	[ACCOUNT_PARTIALLY_SYNCED_AT] = GIG_COLUMN(GigAccount, partially_synced_at, COLUMN_TIMESTAMPTZ),
+	[ACCOUNT_FULLY_SYNCED_AT] = GIG_COLUMN(GigAccount, fully_synced_at, COLUMN_TIMESTAMPTZ),
+	[ACCOUNT_REFRESHED_AT] = GIG_COLUMN(GigAccount, refreshed_at, COLUMN_TIMESTAMPTZ),
+	[ACCOUNT_LAST_EVENT] = GIG_COLUMN(GigAccount, last_event, COLUMN_EVENT_KIND),
+	[ACCOUNT_LAST_EVENT_AT] = GIG_COLUMN(GigAccount, last_event_at, COLUMN_TIMESTAMPTZ),
 };
 
 static void SetPresent(GigAccount *account, int column, bool present);
@@ -177,101 +173,4 @@ SetPresent(GigAccount *account, int column, bool present)
 		account->present |= UINT32_C(1) << column;
 	else
 		account->present &= ~(UINT32_C(1) << column);
-}
-
-/*
- * Returns a column's value; a UUID's points into the account.
- */
-Datum
-GigAccountDatum(const GigSchema *schema, const GigAccount *account, int column,
-				bool *isnull)
-{
-	void *member = Member(account, column);
-
-	*isnull = !IsPresent(account, column);
-	if (*isnull)
-		return (Datum) 0;
-	switch (gig_account_columns[column].type)
-	{
-		case COLUMN_UUID:
-			return UUIDPGetDatum((pg_uuid_t *) member);
-		case COLUMN_STATE:
-			return ObjectIdGetDatum(
-				schema->sync_states[*(GigSyncState *) member]);
-		case COLUMN_EVENT_KIND:
-			return ObjectIdGetDatum(
-				schema->event_kinds[*(GigEventKind *) member]);
-		case COLUMN_INT4:
-			return Int32GetDatum(*(int32 *) member);
-		case COLUMN_INT8:
-			return Int64GetDatum(*(int64 *) member);
-		case COLUMN_TIMESTAMPTZ:
-			return TimestampTzGetDatum(*(TimestampTz *) member);
-	}
-	pg_unreachable();
-}
-
-/*
- * Takes over a column's value.
- */
-void
-SetGigAccountDatum(const GigSchema *schema, GigAccount *account, int column,
-				   Datum value, bool isnull)
-{
-	void *member = Member(account, column);
-
-	SetPresent(account, column, !isnull);
-	if (isnull)
-		return;
-	switch (gig_account_columns[column].type)
-	{
-		case COLUMN_UUID:
-			*(pg_uuid_t *) member = *DatumGetUUIDP(value);
-			break;
-		case COLUMN_STATE:
-			*(GigSyncState *) member =
-				(GigSyncState) FindEnumLabel(schema->sync_states,
-											 GIG_SYNC_STATES,
-											 DatumGetObjectId(value));
-			break;
-		case COLUMN_EVENT_KIND:
-			*(GigEventKind *) member =
-				(GigEventKind) FindEnumLabel(schema->event_kinds,
-											 GIG_EVENT_KINDS,
-											 DatumGetObjectId(value));
-			break;
-		case COLUMN_INT4:
-			*(int32 *) member = DatumGetInt32(value);
-			break;
-		case COLUMN_INT8:
-			*(int64 *) member = DatumGetInt64(value);
-			break;
-		case COLUMN_TIMESTAMPTZ:
-			*(TimestampTz *) member = DatumGetTimestampTz(value);
-			break;
-	}
-}
-
-/*
- * Returns a column's SQL type.
- */
-Oid
-GigAccountColumnType(const GigSchema *schema, int column)
-{
-	switch (gig_account_columns[column].type)
-	{
-		case COLUMN_UUID:
-			return UUIDOID;
-		case COLUMN_STATE:
-			return schema->sync_state_type;
-		case COLUMN_EVENT_KIND:
-			return schema->event_kind_type;
-		case COLUMN_INT4:
-			return INT4OID;
-		case COLUMN_INT8:
-			return INT8OID;
-		case COLUMN_TIMESTAMPTZ:
-			return TIMESTAMPTZOID;
-	}
-	pg_unreachable();
 }

@@ -15,7 +15,7 @@
 #include "utils/uuid.h"
 
 #include "event.h"
-#include "schema.h"
+#include "row.h"
 
 /* A row of gig_account_sync; its columns are in gig_account_columns. */
 typedef struct GigAccount
@@ -41,23 +41,6 @@ typedef struct GigAccount
 	TimestampTz last_event_at;
 } GigAccount;
 
-typedef enum GigColumnType
-{
-	COLUMN_UUID,
-	COLUMN_STATE,
-	COLUMN_EVENT_KIND,
-	COLUMN_INT4,
-	COLUMN_INT8,
-	COLUMN_TIMESTAMPTZ
-} GigColumnType;
-
-typedef struct GigAccountColumn
-{
-	const char *name;
-	GigColumnType type;
-	size_t offset; /* of the member of GigAccount */
-} GigAccountColumn;
-
 /* The places of columns in gig_account_columns. */
 enum
 {
@@ -82,16 +65,11 @@ enum
 	GIG_ACCOUNT_COLUMNS
 };
 
-extern const GigAccountColumn gig_account_columns[GIG_ACCOUNT_COLUMNS];
+extern const GigColumn gig_account_columns[GIG_ACCOUNT_COLUMNS];
 
 extern void InitGigAccount(GigAccount *account, const pg_uuid_t *account_id,
 						   const pg_uuid_t *user_id);
 extern GigOutcome FoldGigEvent(GigAccount *account, const GigEvent *event,
 							   TimestampTz received_at);
-extern Datum GigAccountDatum(const GigSchema *schema, const GigAccount *account,
-							 int column, bool *isnull);
-extern void SetGigAccountDatum(const GigSchema *schema, GigAccount *account,
-							   int column, Datum value, bool isnull);
-extern Oid GigAccountColumnType(const GigSchema *schema, int column);
 
 #endif /* GIGS_WEBHOOKS_ACCOUNT_H */

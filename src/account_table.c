@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * account_table.c
- *	  The rows of gig_account_sync: locked, created, read and written.
+ *	  The rows of gig_account_sync: locked, created and read.
  *
  * An account's row serialises its events.  Whoever takes several rows takes
  * them here, in one order, so that no two calls can deadlock.
@@ -12,9 +12,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "utils/lsyscache.h"
 
 #include "account_table.h"
 #include "plan.h"
@@ -24,20 +22,13 @@
 
 static void CreateAccounts(const GigSchema *schema, const GigAccount *accounts,
 						   int naccounts);
-static Datum MakeColumn(const GigSchema *schema, const GigAccount *accounts,
-						int naccounts, int column);
-static void AppendColumns(StringInfo query);
-static void DescribeReadAccounts(const GigSchema *schema, StringInfo query,
-								 Oid *argtypes, int *nargs);
-static void DescribeCreateAccounts(const GigSchema *schema, StringInfo query,
-								   Oid *argtypes, int *nargs);
-static void DescribeWriteAccounts(const GigSchema *schema, StringInfo query,
-								  Oid *argtypes, int *nargs);
+static void DescribeLockAccounts(Statement *statement, const void *what);
+static void DescribeCreateAccounts(Statement *statement, const void *what);
 static int CompareAccounts(const void *a, const void *b);
 
-static SavedPlan read_accounts = {.describe = DescribeReadAccounts};
+static SavedPlan lock_accounts = {.describe = DescribeLockAccounts};
+static SavedPlan create_account = {.describe = DescribeCreateAccounts};
 static SavedPlan create_accounts = {.describe = DescribeCreateAccounts};
-static SavedPlan write_accounts = {.describe = DescribeWriteAccounts};
 
 /*
  * Locks accounts until the end of the transaction and reads what is known of
@@ -75,128 +66,99 @@ int
 LockExistingAccounts(const GigSchema *schema, GigAccount *accounts,
 					 int naccounts)
 {
-	Datum values[1];
+	Datum *ids = palloc(naccounts * sizeof(Datum));
+	Arguments arguments = {.n = 0};
 	uint64 nrows;
 
-	values[0] = MakeColumn(schema, accounts, naccounts, ACCOUNT_ID);
-	nrows = RunPlan(schema, &read_accounts, values, NULL, SPI_OK_SELECT);
+	for (int i = 0; i < naccounts; i++)
+		ids[i] = UUIDPGetDatum(&accounts[i].account_id);
+	AddArgument(&arguments, MakeArray(UUIDOID, ids, naccounts), false);
+	nrows = RunPlan(schema, &lock_accounts, NULL, &arguments, InvalidSnapshot,
+					SPI_OK_SELECT);
 	for (uint64 row = 0; row < nrows; row++)
 	{
 		HeapTuple tuple = SPI_tuptable->vals[row];
 		TupleDesc tupdesc = SPI_tuptable->tupdesc;
-		GigAccount *account;
 		bool isnull;
 		Datum id = SPI_getbinval(tuple, tupdesc, ACCOUNT_ID + 1, &isnull);
 
-		account = FindAccount(accounts, naccounts, DatumGetUUIDP(id));
-		for (int column = 0; column < GIG_ACCOUNT_COLUMNS; column++)
-		{
-			Datum value = SPI_getbinval(tuple, tupdesc, column + 1, &isnull);
-
-			SetGigAccountDatum(schema, account, column, value, isnull);
-		}
+		TakeAccount(schema,
+					FindAccount(accounts, naccounts, DatumGetUUIDP(id)), tuple,
+					tupdesc);
 	}
 	SPI_freetuptable(SPI_tuptable);
 	return (int) nrows;
+}
+
+/*
+ * Takes over an account's row, which begins with all its columns.
+ */
+void
+TakeAccount(const GigSchema *schema, GigAccount *account, HeapTuple tuple,
+			TupleDesc tupdesc)
+{
+	account->present = 0;
+	for (int i = 0; i < GIG_ACCOUNT_COLUMNS; i++)
+	{
+		bool isnull;
+		Datum value = SPI_getbinval(tuple, tupdesc, i + 1, &isnull);
+
+		if (isnull)
+			continue;
+		SetGigColumn(schema, &gig_account_columns[i], account, value);
+		account->present |= UINT32_C(1) << i;
+	}
 }
 
 static void
 CreateAccounts(const GigSchema *schema, const GigAccount *accounts,
 			   int naccounts)
 {
-	Datum values[2];
+	GigRows rows;
+	Arguments arguments = {.n = 0};
 
-	values[0] = MakeColumn(schema, accounts, naccounts, ACCOUNT_ID);
-	values[1] = MakeColumn(schema, accounts, naccounts, ACCOUNT_USER_ID);
-	RunPlan(schema, &create_accounts, values, NULL, SPI_OK_INSERT);
-}
-
-/*
- * Writes accounts that have been locked.
- */
-void
-WriteAccounts(const GigSchema *schema, const GigAccount *accounts, int naccounts)
-{
-	Datum values[GIG_ACCOUNT_COLUMNS];
-
-	for (int column = 0; column < GIG_ACCOUNT_COLUMNS; column++)
-		values[column] = MakeColumn(schema, accounts, naccounts, column);
-	RunPlan(schema, &write_accounts, values, NULL, SPI_OK_UPDATE);
-}
-
-/* An array of what accounts have in a column. */
-static Datum
-MakeColumn(const GigSchema *schema, const GigAccount *accounts, int naccounts,
-		   int column)
-{
-	Datum *values = palloc(naccounts * sizeof(Datum));
-	bool *nulls = palloc(naccounts * sizeof(bool));
-
+	InitRows(&rows, schema, "accounts", gig_account_columns,
+			 ACCOUNT_USER_ID + 1);
 	for (int i = 0; i < naccounts; i++)
-		values[i] = GigAccountDatum(schema, &accounts[i], column, &nulls[i]);
-	return MakeArray(GigAccountColumnType(schema, column), values, nulls,
-					 naccounts);
+		AddRow(&rows, &accounts[i], ALL_PRESENT);
+	PutRows(&arguments, &rows);
+	RunPlan(schema, naccounts == 1 ? &create_account : &create_accounts, &rows,
+			&arguments, InvalidSnapshot, SPI_OK_INSERT);
+	TakeBackRows(&rows);
 }
 
 static void
-DescribeReadAccounts(const GigSchema *schema, StringInfo query, Oid *argtypes,
-					 int *nargs)
+DescribeLockAccounts(Statement *statement,
+					 const void *what pg_attribute_unused())
 {
-	appendStringInfoString(query, "SELECT ");
-	AppendColumns(query);
-	appendStringInfo(query,
-					 " FROM %s.gig_account_sync"
-					 " WHERE account_id = ANY ($1)"
-					 " ORDER BY account_id"
-					 " FOR NO KEY UPDATE",
-					 schema->name);
-	argtypes[(*nargs)++] = UUIDARRAYOID;
+	StringInfo text = &statement->text;
+
+	appendStringInfoString(text, "SELECT ");
+	AppendColumnNames(text, gig_account_columns, GIG_ACCOUNT_COLUMNS);
+	appendStringInfo(text, " FROM %s.gig_account_sync WHERE account_id = ANY (",
+					 statement->schema->name);
+	AppendParameter(statement, UUIDARRAYOID);
+	appendStringInfoString(text, ") ORDER BY account_id FOR NO KEY UPDATE");
 }
 
 static void
-DescribeCreateAccounts(const GigSchema *schema, StringInfo query, Oid *argtypes,
-					   int *nargs)
+DescribeCreateAccounts(Statement *statement, const void *what)
 {
-	appendStringInfo(query,
+	const char *schema = statement->schema->name;
+	StringInfo text = &statement->text;
+
+	appendStringInfo(text,
 					 "INSERT INTO %s.gig_account_sync (account_id, user_id)"
-					 " SELECT n.account_id, n.user_id"
-					 " FROM unnest($1, $2) AS n (account_id, user_id)"
+					 " SELECT n.account_id, n.user_id FROM ",
+					 schema);
+	AppendRows(statement, what);
+	appendStringInfo(text,
+					 " AS n"
 					 " WHERE NOT EXISTS (SELECT FROM %s.gig_account_sync AS a"
 					 " WHERE a.account_id = n.account_id)"
 					 " ORDER BY n.account_id"
 					 " ON CONFLICT (account_id) DO NOTHING",
-					 schema->name, schema->name);
-	argtypes[(*nargs)++] = UUIDARRAYOID;
-	argtypes[(*nargs)++] = UUIDARRAYOID;
-}
-
-static void
-DescribeWriteAccounts(const GigSchema *schema, StringInfo query, Oid *argtypes,
-					  int *nargs)
-{
-	appendStringInfo(query, "UPDATE %s.gig_account_sync AS a SET ",
-					 schema->name);
-	for (int i = ACCOUNT_USER_ID; i < GIG_ACCOUNT_COLUMNS; i++)
-		appendStringInfo(query, "%s%s = n.%s", i > ACCOUNT_USER_ID ? ", " : "",
-						 gig_account_columns[i].name,
-						 gig_account_columns[i].name);
-	appendStringInfoString(query, " FROM unnest(");
-	for (int i = 0; i < GIG_ACCOUNT_COLUMNS; i++)
-	{
-		appendStringInfo(query, "%s$%d", i > 0 ? ", " : "", i + 1);
-		argtypes[(*nargs)++] = get_array_type(GigAccountColumnType(schema, i));
-	}
-	appendStringInfoString(query, ") AS n (");
-	AppendColumns(query);
-	appendStringInfoString(query, ") WHERE a.account_id = n.account_id");
-}
-
-static void
-AppendColumns(StringInfo query)
-{
-	for (int i = 0; i < GIG_ACCOUNT_COLUMNS; i++)
-		appendStringInfo(query, "%s%s", i > 0 ? ", " : "",
-						 gig_account_columns[i].name);
+					 schema);
 }
 
 GigAccount *

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * account_table.h
- *	  The rows of gig_account_sync: locked, created, read and written.
+ *	  The rows of gig_account_sync: locked, created and read.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,8 +18,8 @@ extern void LockAccounts(const GigSchema *schema, GigAccount *accounts,
 						 int naccounts);
 extern int LockExistingAccounts(const GigSchema *schema, GigAccount *accounts,
 								int naccounts);
-extern void WriteAccounts(const GigSchema *schema, const GigAccount *accounts,
-						  int naccounts);
+extern void TakeAccount(const GigSchema *schema, GigAccount *account,
+						HeapTuple tuple, TupleDesc tupdesc);
 
 extern int CompareUuids(const pg_uuid_t *a, const pg_uuid_t *b);
 extern GigAccount *FindAccount(GigAccount *accounts, int naccounts,

@@ -4,103 +4,83 @@
  *	  Events onto the tables.
  *
  * A call's events are applied together: their accounts are locked, what has
- * been delivered before is looked up, everything is folded in memory, and then
- * each table is written by one statement.  One event is a batch of one.
+ * been delivered before is looked up, everything is folded in memory, and what
+ * has come of it is written by one statement.  One event is a batch of one.
  *
- * Writing goes through SQL, so that tables which are partitioned, distributed
- * or carry triggers keep working.  This room knows nothing of JSON or HMAC.
+ * Reading and writing go through SQL, so that tables which are partitioned,
+ * distributed or carry triggers keep working.  This room knows nothing of JSON
+ * or HMAC.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
+#include "access/xact.h"
+#include "commands/sequence.h"
 #include "executor/spi.h"
-#include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "port/pg_bswap.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "account_table.h"
 #include "apply.h"
+#include "delivery.h"
 #include "plan.h"
 #include "settings.h"
-
-/* A row of gig_delivery. */
-typedef struct Delivery
-{
-	pg_uuid_t account_id;
-	BodyDigest digest;
-	bool known;			   /* has been delivered before */
-	int64 event_id;		   /* of the event that it delivers, ... */
-	const GigItem *logged; /* ... unless this call logs that event */
-	int32 deliveries;
-	TimestampTz first_at;
-} Delivery;
+#include "write.h"
 
 /* An event on its way, with the rows that it meets. */
 typedef struct Step
 {
 	GigItem *item;
-	int ord; /* of arrival */
+	uint64 sort_key; /* of the order of account_id, as far as it goes */
+	int ord;		 /* of arrival */
 	GigAccount *account;
-	Delivery *delivery;
+	GigDelivery *delivery;
 	bool is_new; /* no redelivery */
 } Step;
 
-/* A gig that an event names. */
-typedef struct Change
+/* A gig that an event of some account names. */
+typedef struct NamedGig
 {
-	const Step *step;
 	const pg_uuid_t *gig_id;
-} Change;
+	const Step *step;
+} NamedGig;
 
 /* All that a call works on. */
 typedef struct Batch
 {
 	const GigSchema *schema;
 	TimestampTz now;
-	Step *steps; /* in order of arrival */
 	int nsteps;
-	GigAccount *accounts; /* in order of account_id */
+	Step *steps;   /* in order of arrival */
+	Step **sorted; /* the same in order of account, body and arrival */
 	int naccounts;
-	Delivery *deliveries; /* in order of account_id and digest */
+	GigAccount *accounts; /* in order of account_id */
 	int ndeliveries;
+	GigDelivery *deliveries; /* in order of account_id and digest */
 } Batch;
 
-static void CollectAccounts(Batch *batch);
-static void CollectDeliveries(Batch *batch);
-static void ReadDeliveries(Batch *batch);
+static void SortSteps(Batch *batch, GigItem **items);
+static void GroupSteps(Batch *batch);
+static void Meet(Batch *batch);
+static bool MeetOne(Batch *batch);
+static bool ChangedSince(TransactionId xmin, Snapshot snapshot);
 static void Fold(Batch *batch);
-static void WriteLog(Batch *batch);
-static void WriteDeliveries(Batch *batch);
-static void WriteChanges(Batch *batch);
-static int CollectChanges(const Batch *batch, Change **changes);
-static void WriteChangesOf(const Batch *batch, SavedPlan *plan,
-						   const Change *changes, int nchanges);
 static bool WithinWindow(TimestampTz first_at, TimestampTz now);
-static int64 EventIdOf(const Delivery *delivery);
-static Datum DigestDatum(const BodyDigest *digest);
-static int CompareAccountsOfSteps(const void *a, const void *b);
-static int CompareDeliveriesOfSteps(const void *a, const void *b);
-static int CompareChanges(const void *a, const void *b);
-static void DescribeReadDeliveries(const GigSchema *schema, StringInfo query,
-								   Oid *argtypes, int *nargs);
-static void DescribeWriteLog(const GigSchema *schema, StringInfo query,
-							 Oid *argtypes, int *nargs);
-static void DescribeWriteDeliveries(const GigSchema *schema, StringInfo query,
-									Oid *argtypes, int *nargs);
-static void DescribeWriteChanges(const GigSchema *schema, StringInfo query,
-								 Oid *argtypes, int *nargs);
-static void DescribeRestoreChanges(const GigSchema *schema, StringInfo query,
-								   Oid *argtypes, int *nargs);
+static void Write(Batch *batch);
+static uint64 WriteEvents(const Batch *batch, GigWriter *writer);
+static void WriteDeliveries(const Batch *batch, GigWriter *writer);
+static void WriteChanges(const Batch *batch, GigWriter *writer);
+static int CollectGigs(const Batch *batch, NamedGig **gigs);
+static int CompareSteps(const void *a, const void *b);
+static int CompareGigs(const void *a, const void *b);
+static void DescribeMeetOne(Statement *statement, const void *what);
 
-static SavedPlan read_deliveries = {.describe = DescribeReadDeliveries};
-static SavedPlan write_log = {.describe = DescribeWriteLog};
-static SavedPlan write_deliveries = {.describe = DescribeWriteDeliveries};
-static SavedPlan write_changes = {.describe = DescribeWriteChanges};
-static SavedPlan restore_changes = {.describe = DescribeRestoreChanges};
+static SavedPlan meet_one = {.describe = DescribeMeetOne};
 
 /*
  * Applies events, as if one by one in the order given.
@@ -119,134 +99,173 @@ ApplyGigItems(const GigSchema *schema, GigItem **items, int nitems)
 		elog(ERROR, "SPI_connect failed");
 	BecomeOwner(schema, &caller);
 
-	batch.steps = palloc0(nitems * sizeof(Step));
-	for (int i = 0; i < nitems; i++)
-	{
-		batch.steps[i].item = items[i];
-		batch.steps[i].ord = i;
-	}
-	CollectAccounts(&batch);
-	CollectDeliveries(&batch);
+	SortSteps(&batch, items);
+	GroupSteps(&batch);
+	Meet(&batch);
 
 	/* the time is taken under the locks, as the events' order is */
-	LockAccounts(schema, batch.accounts, batch.naccounts);
 	batch.now = GetCurrentTimestamp();
-
-	ReadDeliveries(&batch);
 	Fold(&batch);
-	WriteLog(&batch);
-	WriteDeliveries(&batch);
-	WriteAccounts(schema, batch.accounts, batch.naccounts);
-	WriteChanges(&batch);
+	Write(&batch);
 
 	BecomeCaller(&caller);
 	SPI_finish();
 }
 
+static void
+SortSteps(Batch *batch, GigItem **items)
+{
+	int n = batch->nsteps;
+
+	batch->steps = palloc0(n * sizeof(Step));
+	batch->sorted = palloc(n * sizeof(Step *));
+	for (int i = 0; i < n; i++)
+	{
+		Step *step = &batch->steps[i];
+
+		step->item = items[i];
+		step->ord = i;
+		memcpy(&step->sort_key, items[i]->event.account_id.data,
+			   sizeof(step->sort_key));
+		step->sort_key = pg_ntoh64(step->sort_key);
+		batch->sorted[i] = step;
+	}
+	if (n > 1)
+		qsort(batch->sorted, n, sizeof(Step *), CompareSteps);
+}
+
 /*
- * Gives every step its account.
+ * Gives every step its account and its delivery.
  */
 static void
-CollectAccounts(Batch *batch)
+GroupSteps(Batch *batch)
 {
-	Step **sorted = palloc(batch->nsteps * sizeof(Step *));
 	GigAccount *account = NULL;
-
-	for (int i = 0; i < batch->nsteps; i++)
-		sorted[i] = &batch->steps[i];
-	qsort(sorted, batch->nsteps, sizeof(Step *), CompareAccountsOfSteps);
+	GigDelivery *delivery = NULL;
+	const Step *first = NULL; /* to arrive of the account */
 
 	batch->accounts = palloc(batch->nsteps * sizeof(GigAccount));
+	batch->deliveries = palloc(batch->nsteps * sizeof(GigDelivery));
 	for (int i = 0; i < batch->nsteps; i++)
 	{
-		const GigEvent *event = &sorted[i]->item->event;
+		Step *step = batch->sorted[i];
+		const GigEvent *event = &step->item->event;
+		const BodyDigest *digest = &step->item->digest;
 
 		if (account == NULL ||
 			CompareUuids(&account->account_id, &event->account_id) != 0)
 		{
 			account = &batch->accounts[batch->naccounts++];
 			InitGigAccount(account, &event->account_id, &event->user_id);
+			delivery = NULL;
+			first = step;
 		}
-		sorted[i]->account = account;
-	}
-	pfree(sorted);
-}
-
-/*
- * Gives every step its delivery.
- */
-static void
-CollectDeliveries(Batch *batch)
-{
-	Step **sorted = palloc(batch->nsteps * sizeof(Step *));
-	Delivery *delivery = NULL;
-
-	for (int i = 0; i < batch->nsteps; i++)
-		sorted[i] = &batch->steps[i];
-	qsort(sorted, batch->nsteps, sizeof(Step *), CompareDeliveriesOfSteps);
-
-	batch->deliveries = palloc0(batch->nsteps * sizeof(Delivery));
-	for (int i = 0; i < batch->nsteps; i++)
-	{
-		const GigItem *item = sorted[i]->item;
-
-		if (i == 0 || CompareDeliveriesOfSteps(&sorted[i - 1], &sorted[i]) != 0)
+		else if (step->ord < first->ord)
+		{
+			/* an account that is new has the user that it came with */
+			account->user_id = event->user_id;
+			first = step;
+		}
+		if (delivery == NULL ||
+			memcmp(&delivery->body_digest, digest, sizeof(BodyDigest)) != 0)
 		{
 			delivery = &batch->deliveries[batch->ndeliveries++];
-			delivery->account_id = item->event.account_id;
-			delivery->digest = item->digest;
+			InitDelivery(delivery, &event->account_id, digest);
 		}
-		sorted[i]->delivery = delivery;
+		step->account = account;
+		step->delivery = delivery;
 	}
-	pfree(sorted);
 }
 
 /*
- * Looks up which of the bodies have been delivered before.
+ * Locks the accounts, creating those that are new, and reads what is there of
+ * them and of the deliveries.
  */
 static void
-ReadDeliveries(Batch *batch)
+Meet(Batch *batch)
 {
-	int n = batch->ndeliveries;
-	Datum *places = palloc(n * sizeof(Datum));
-	Datum *accounts = palloc(n * sizeof(Datum));
-	Datum *digests = palloc(n * sizeof(Datum));
-	Datum values[3];
-	uint64 nrows;
-
-	for (int i = 0; i < n; i++)
-	{
-		places[i] = Int32GetDatum(i);
-		accounts[i] = UUIDPGetDatum(&batch->deliveries[i].account_id);
-		digests[i] = DigestDatum(&batch->deliveries[i].digest);
-	}
-	values[0] = MakeArray(INT4OID, places, NULL, n);
-	values[1] = MakeArray(UUIDOID, accounts, NULL, n);
-	values[2] = MakeArray(BYTEAOID, digests, NULL, n);
-
-	nrows =
-		RunPlan(batch->schema, &read_deliveries, values, NULL, SPI_OK_SELECT);
-	for (uint64 row = 0; row < nrows; row++)
-	{
-		HeapTuple tuple = SPI_tuptable->vals[row];
-		TupleDesc tupdesc = SPI_tuptable->tupdesc;
-		bool isnull;
-		int32 place = DatumGetInt32(SPI_getbinval(tuple, tupdesc, 1, &isnull));
-		Delivery *delivery = &batch->deliveries[place];
-
-		delivery->known = true;
-		delivery->event_id =
-			DatumGetInt64(SPI_getbinval(tuple, tupdesc, 2, &isnull));
-		delivery->deliveries =
-			DatumGetInt32(SPI_getbinval(tuple, tupdesc, 3, &isnull));
-		delivery->first_at =
-			DatumGetTimestampTz(SPI_getbinval(tuple, tupdesc, 4, &isnull));
-	}
-	SPI_freetuptable(SPI_tuptable);
+	if (batch->nsteps == 1 && MeetOne(batch))
+		return;
+	LockAccounts(batch->schema, batch->accounts, batch->naccounts);
+	ReadDeliveries(batch->schema, batch->deliveries, batch->ndeliveries);
 }
 
 /*
- * Tells redeliveries from events, and applies the events to their accounts.
+ * Does the same for one event by one statement, if that can be done: if the
+ * account exists, and if nobody has changed it since the statement began.
+ * Then the statement has waited for a lock, and what it has seen of
+ * deliveries is what was there before.
+ */
+static bool
+MeetOne(Batch *batch)
+{
+	const GigSchema *schema = batch->schema;
+	Snapshot snapshot = RegisterSnapshot(GetTransactionSnapshot());
+	GigRows key;
+	Arguments arguments = {.n = 0};
+	bool met = false;
+
+	InitRows(&key, schema, "key", gig_delivery_columns, DELIVERY_EVENT_ID);
+	AddRow(&key, batch->deliveries, ALL_PRESENT);
+	PutRows(&arguments, &key);
+	if (RunPlan(schema, &meet_one, &key, &arguments, snapshot,
+				SPI_OK_SELECT) == 1)
+	{
+		HeapTuple tuple = SPI_tuptable->vals[0];
+		TupleDesc tupdesc = SPI_tuptable->tupdesc;
+		bool isnull;
+		Datum xmin =
+			SPI_getbinval(tuple, tupdesc, GIG_ACCOUNT_COLUMNS + 1, &isnull);
+
+		met = !ChangedSince(DatumGetTransactionId(xmin), snapshot);
+		if (met)
+		{
+			TakeAccount(schema, batch->accounts, tuple, tupdesc);
+			TakeDelivery(schema, batch->deliveries, tuple, tupdesc,
+						 GIG_ACCOUNT_COLUMNS + 2);
+		}
+	}
+	SPI_freetuptable(SPI_tuptable);
+	UnregisterSnapshot(snapshot);
+	return met;
+}
+
+/*
+ * Tells whether the row version that xmin has made is later than a snapshot.
+ */
+static bool
+ChangedSince(TransactionId xmin, Snapshot snapshot)
+{
+	return !TransactionIdIsCurrentTransactionId(xmin) &&
+		   XidInMVCCSnapshot(xmin, snapshot);
+}
+
+static void
+DescribeMeetOne(Statement *statement, const void *what)
+{
+	const char *schema = statement->schema->name;
+	StringInfo text = &statement->text;
+
+	appendStringInfoString(text, "SELECT ");
+	for (int i = 0; i < GIG_ACCOUNT_COLUMNS; i++)
+		appendStringInfo(text, "a.%s, ", gig_account_columns[i].name);
+	appendStringInfoString(text, "a.xmin, ");
+	AppendDeliveryColumns(text);
+	appendStringInfoString(text, " FROM ");
+	AppendRows(statement, what);
+	appendStringInfo(text,
+					 " AS k JOIN %s.gig_account_sync AS a"
+					 " ON a.account_id = k.account_id"
+					 " LEFT JOIN %s.gig_delivery AS d"
+					 " ON d.account_id = k.account_id"
+					 " AND d.body_digest = k.body_digest"
+					 " FOR NO KEY UPDATE OF a",
+					 schema, schema);
+}
+
+/*
+ * Tells redeliveries from events, gives the events their ids, and applies them
+ * to their accounts.
  *
  * Two true events can have the same body; only time tells them apart.  So a
  * body counts as a redelivery within the window from its first delivery, and
@@ -259,22 +278,26 @@ Fold(Batch *batch)
 	{
 		Step *step = &batch->steps[i];
 		GigItem *item = step->item;
-		Delivery *delivery = step->delivery;
+		GigDelivery *delivery = step->delivery;
 
-		if (delivery->known && WithinWindow(delivery->first_at, batch->now))
+		delivery->last_at = batch->now;
+		if (delivery->deliveries > 0 &&
+			WithinWindow(delivery->first_at, batch->now))
 		{
 			if (delivery->deliveries < PG_INT32_MAX)
 				delivery->deliveries++;
 			step->account->duplicates++;
+			item->event_id = delivery->event_id;
 			item->outcome = OUTCOME_DUPLICATE;
 			continue;
 		}
-		delivery->known = true;
-		delivery->logged = item;
+		step->is_new = true;
+		item->event_id =
+			nextval_internal(batch->schema->event_id_sequence, false);
+		item->outcome = FoldGigEvent(step->account, &item->event, batch->now);
+		delivery->event_id = item->event_id;
 		delivery->deliveries = 1;
 		delivery->first_at = batch->now;
-		step->is_new = true;
-		item->outcome = FoldGigEvent(step->account, &item->event, batch->now);
 	}
 }
 
@@ -285,118 +308,74 @@ WithinWindow(TimestampTz first_at, TimestampTz now)
 														   INT64CONST(1000));
 }
 
-/*
- * Logs what is new, in order of arrival, and learns the events' ids.
- */
 static void
-WriteLog(Batch *batch)
+Write(Batch *batch)
 {
-	const GigSchema *schema = batch->schema;
-	GigItem **items = palloc(batch->nsteps * sizeof(GigItem *));
-	Datum *kinds = palloc(batch->nsteps * sizeof(Datum));
-	Datum *accounts = palloc(batch->nsteps * sizeof(Datum));
-	Datum *names = palloc(batch->nsteps * sizeof(Datum));
-	Datum *bodies = palloc(batch->nsteps * sizeof(Datum));
-	Datum values[5];
-	int n = 0;
+	GigWriter writer;
+	uint64 nevents;
+	uint64 nwritten;
+
+	BeginWriting(&writer, batch->schema);
+	nevents = WriteEvents(batch, &writer);
+	for (int i = 0; i < batch->naccounts; i++)
+		WriteRow(&writer, WRITE_ACCOUNTS, &batch->accounts[i],
+				 batch->accounts[i].present);
+	WriteDeliveries(batch, &writer);
+	WriteChanges(batch, &writer);
+
+	nwritten = FinishWriting(&writer);
+	if (nevents > 0 && nwritten != nevents)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("table \"%s\" did not take all events",
+						"gig_event_log"),
+				 errhint(
+					 "A trigger or rule of the table may have dropped some.")));
+}
+
+/*
+ * Logs what is new, in order of arrival.  Returns how many events that is.
+ */
+static uint64
+WriteEvents(const Batch *batch, GigWriter *writer)
+{
+	GigEventRow *rows = MemoryContextAllocHuge(
+		CurrentMemoryContext, batch->nsteps * sizeof(GigEventRow));
+	uint64 n = 0;
 
 	for (int i = 0; i < batch->nsteps; i++)
 	{
-		GigItem *item = batch->steps[i].item;
+		const GigItem *item = batch->steps[i].item;
 		const GigEvent *event = &item->event;
+		GigEventRow *row = &rows[n];
 
 		if (!batch->steps[i].is_new)
 			continue;
-		items[n] = item;
-		kinds[n] = ObjectIdGetDatum(schema->event_kinds[event->kind]);
-		accounts[n] = UUIDPGetDatum(&event->account_id);
-		names[n] = CStringGetTextDatum(
+		row->event_id = item->event_id;
+		row->received_at = batch->now;
+		row->event = event->kind;
+		row->account_id = event->account_id;
+		row->name = cstring_to_text(
 			pg_any_to_server(event->name, (int) strlen(event->name), PG_UTF8));
-		bodies[n] = PointerGetDatum(item->body);
+		row->body = item->body;
+		WriteRow(writer, WRITE_EVENTS, row, ALL_PRESENT);
 		n++;
 	}
-	if (n > 0)
-	{
-		values[0] = TimestampTzGetDatum(batch->now);
-		values[1] = MakeArray(schema->event_kind_type, kinds, NULL, n);
-		values[2] = MakeArray(UUIDOID, accounts, NULL, n);
-		values[3] = MakeArray(TEXTOID, names, NULL, n);
-		values[4] = MakeArray(BYTEAOID, bodies, NULL, n);
-		if (RunPlan(schema, &write_log, values, NULL,
-					SPI_OK_INSERT_RETURNING) != (uint64) n)
-			ereport(ERROR,
-					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-					 errmsg("table \"%s\" did not take all events",
-							"gig_event_log"),
-					 errhint(
-						 "A trigger or rule of the table may have dropped some.")));
-		for (int i = 0; i < n; i++)
-		{
-			bool isnull;
-
-			items[i]->event_id =
-				DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
-											SPI_tuptable->tupdesc, 1, &isnull));
-		}
-		SPI_freetuptable(SPI_tuptable);
-	}
-
-	for (int i = 0; i < batch->nsteps; i++)
-	{
-		Step *step = &batch->steps[i];
-
-		if (!step->is_new)
-			step->item->event_id = EventIdOf(step->delivery);
-	}
+	return n;
 }
 
-static int64
-EventIdOf(const Delivery *delivery)
-{
-	return delivery->logged ? delivery->logged->event_id : delivery->event_id;
-}
-
-/*
- * Remembers the deliveries.
- */
 static void
-WriteDeliveries(Batch *batch)
+WriteDeliveries(const Batch *batch, GigWriter *writer)
 {
-	int n = batch->ndeliveries;
-	Datum *accounts = palloc(n * sizeof(Datum));
-	Datum *digests = palloc(n * sizeof(Datum));
-	Datum *event_ids = palloc(n * sizeof(Datum));
-	Datum *counts = palloc(n * sizeof(Datum));
-	Datum *first_ats = palloc(n * sizeof(Datum));
-	Datum values[6];
-
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < batch->ndeliveries; i++)
 	{
-		Delivery *delivery = &batch->deliveries[i];
+		const GigDelivery *delivery = &batch->deliveries[i];
 
-		accounts[i] = UUIDPGetDatum(&delivery->account_id);
-		digests[i] = DigestDatum(&delivery->digest);
-		event_ids[i] = Int64GetDatum(EventIdOf(delivery));
-		counts[i] = Int32GetDatum(delivery->deliveries);
-		first_ats[i] = TimestampTzGetDatum(delivery->first_at);
+		WriteRow(writer,
+				 delivery->stored ? WRITE_KNOWN_DELIVERIES
+								  : WRITE_NEW_DELIVERIES,
+				 delivery, ALL_PRESENT);
 	}
-	values[0] = MakeArray(UUIDOID, accounts, NULL, n);
-	values[1] = MakeArray(BYTEAOID, digests, NULL, n);
-	values[2] = MakeArray(INT8OID, event_ids, NULL, n);
-	values[3] = MakeArray(INT4OID, counts, NULL, n);
-	values[4] = MakeArray(TIMESTAMPTZOID, first_ats, NULL, n);
-	values[5] = TimestampTzGetDatum(batch->now);
-	RunPlan(batch->schema, &write_deliveries, values, NULL, SPI_OK_INSERT);
-}
-
-static Datum
-DigestDatum(const BodyDigest *digest)
-{
-	bytea *datum = palloc(VARHDRSZ + BODY_DIGEST_BYTES);
-
-	SET_VARSIZE(datum, VARHDRSZ + BODY_DIGEST_BYTES);
-	memcpy(VARDATA(datum), digest->data, BODY_DIGEST_BYTES);
-	return PointerGetDatum(datum);
 }
 
 /*
@@ -407,244 +386,102 @@ DigestDatum(const BodyDigest *digest)
  * taken out: it may have been a second event with the same body.
  */
 static void
-WriteChanges(Batch *batch)
+WriteChanges(const Batch *batch, GigWriter *writer)
 {
-	Change *changes;
-	int nchanges = CollectChanges(batch, &changes);
-	Change *redelivered;
-	int nnew = 0;
-	int nredelivered = 0;
+	NamedGig *gigs;
+	int ngigs = CollectGigs(batch, &gigs);
+	GigChange *rows = MemoryContextAllocHuge(CurrentMemoryContext,
+											 Max(ngigs, 1) * sizeof(GigChange));
+	int n = 0;
 
-	if (nchanges == 0)
-		return;
-	redelivered = palloc(nchanges * sizeof(Change));
-	for (int i = 0; i < nchanges;)
+	for (int i = 0; i < ngigs; n++)
 	{
-		Change first = changes[i];
-		Change last_new = {NULL, NULL};
+		const NamedGig *first = &gigs[i];
+		const Step *step = first->step;
+		GigChange *row = &rows[n];
 
-		for (; i < nchanges &&
-			   CompareUuids(&first.step->account->account_id,
-							&changes[i].step->account->account_id) == 0 &&
-			   CompareUuids(first.gig_id, changes[i].gig_id) == 0;
+		for (; i < ngigs && gigs[i].step->account == first->step->account &&
+			   CompareUuids(gigs[i].gig_id, first->gig_id) == 0;
 			 i++)
 		{
-			if (changes[i].step->is_new)
-				last_new = changes[i];
+			if (gigs[i].step->is_new)
+				step = gigs[i].step;
 		}
-		if (last_new.step != NULL)
-			changes[nnew++] = last_new;
-		else
-			redelivered[nredelivered++] = first;
+		row->account_id = step->account->account_id;
+		row->gig_id = *first->gig_id;
+		row->change = step->item->event.kind;
+		row->changed_at = batch->now;
+		row->event_id = step->item->event_id;
+		WriteRow(writer, step->is_new ? WRITE_CHANGES : RESTORE_CHANGES, row,
+				 ALL_PRESENT);
 	}
-	WriteChangesOf(batch, &write_changes, changes, nnew);
-	WriteChangesOf(batch, &restore_changes, redelivered, nredelivered);
 }
 
-/* All gigs named, in order of account, gig and arrival. */
+/*
+ * Collects all gigs that are named, in order of account, gig and arrival.
+ */
 static int
-CollectChanges(const Batch *batch, Change **changes)
+CollectGigs(const Batch *batch, NamedGig **gigs)
 {
 	int64 total = 0;
 	int n = 0;
+	int account_start = 0;
 
 	for (int i = 0; i < batch->nsteps; i++)
 		total += batch->steps[i].item->event.changed_gigs.length;
-	if (total == 0)
-		return 0;
 	if (total > PG_INT32_MAX)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 						errmsg("too many gigs in one call")));
 
-	*changes =
-		MemoryContextAllocHuge(CurrentMemoryContext, total * sizeof(Change));
+	*gigs = MemoryContextAllocHuge(CurrentMemoryContext,
+								   Max(total, 1) * sizeof(NamedGig));
 	for (int i = 0; i < batch->nsteps; i++)
 	{
-		const Step *step = &batch->steps[i];
-		const GigUuidArray *gigs = &step->item->event.changed_gigs;
+		const Step *step = batch->sorted[i];
+		const GigUuidArray *named = &step->item->event.changed_gigs;
 
-		for (int j = 0; j < gigs->length; j++)
+		CHECK_FOR_INTERRUPTS();
+		for (int j = 0; j < named->length; j++)
 		{
-			(*changes)[n].step = step;
-			(*changes)[n].gig_id = &gigs->elements[j];
+			(*gigs)[n].gig_id = &named->elements[j];
+			(*gigs)[n].step = step;
 			n++;
 		}
+		if (i + 1 == batch->nsteps ||
+			batch->sorted[i + 1]->account != step->account)
+		{
+			if (n - account_start > 1)
+				qsort(*gigs + account_start, n - account_start,
+					  sizeof(NamedGig), CompareGigs);
+			account_start = n;
+		}
 	}
-	qsort(*changes, n, sizeof(Change), CompareChanges);
 	return n;
 }
 
-static void
-WriteChangesOf(const Batch *batch, SavedPlan *plan, const Change *changes,
-			   int nchanges)
-{
-	const GigSchema *schema = batch->schema;
-	Datum *accounts;
-	Datum *gigs;
-	Datum *kinds;
-	Datum *event_ids;
-	Datum values[5];
-
-	if (nchanges == 0)
-		return;
-	accounts = palloc(nchanges * sizeof(Datum));
-	gigs = palloc(nchanges * sizeof(Datum));
-	kinds = palloc(nchanges * sizeof(Datum));
-	event_ids = palloc(nchanges * sizeof(Datum));
-	for (int i = 0; i < nchanges; i++)
-	{
-		const GigItem *item = changes[i].step->item;
-
-		accounts[i] = UUIDPGetDatum(&item->event.account_id);
-		gigs[i] = UUIDPGetDatum(changes[i].gig_id);
-		kinds[i] = ObjectIdGetDatum(schema->event_kinds[item->event.kind]);
-		event_ids[i] = Int64GetDatum(item->event_id);
-	}
-	values[0] = MakeArray(UUIDOID, accounts, NULL, nchanges);
-	values[1] = MakeArray(UUIDOID, gigs, NULL, nchanges);
-	values[2] = MakeArray(schema->event_kind_type, kinds, NULL, nchanges);
-	values[3] = MakeArray(INT8OID, event_ids, NULL, nchanges);
-	values[4] = TimestampTzGetDatum(batch->now);
-	RunPlan(schema, plan, values, NULL, SPI_OK_INSERT);
-}
-
 static int
-CompareAccountsOfSteps(const void *a, const void *b)
+CompareSteps(const void *a, const void *b)
 {
 	const Step *left = *(Step *const *) a;
 	const Step *right = *(Step *const *) b;
-	int result = CompareUuids(&left->item->event.account_id,
-							  &right->item->event.account_id);
+	int result;
 
-	/* the first event of an account that is new names its user */
+	if (left->sort_key != right->sort_key)
+		return left->sort_key < right->sort_key ? -1 : 1;
+	result = CompareUuids(&left->item->event.account_id,
+						  &right->item->event.account_id);
+	if (result == 0)
+		result = memcmp(left->item->digest.data, right->item->digest.data,
+						BODY_DIGEST_BYTES);
 	return result != 0 ? result : left->ord - right->ord;
 }
 
 static int
-CompareDeliveriesOfSteps(const void *a, const void *b)
+CompareGigs(const void *a, const void *b)
 {
-	const Step *left = *(Step *const *) a;
-	const Step *right = *(Step *const *) b;
-	int result = CompareUuids(&left->item->event.account_id,
-							  &right->item->event.account_id);
+	const NamedGig *left = a;
+	const NamedGig *right = b;
+	int result = CompareUuids(left->gig_id, right->gig_id);
 
-	return result != 0 ? result
-					   : memcmp(left->item->digest.data,
-								right->item->digest.data, BODY_DIGEST_BYTES);
-}
-
-static int
-CompareChanges(const void *a, const void *b)
-{
-	const Change *left = a;
-	const Change *right = b;
-	int result = CompareUuids(&left->step->item->event.account_id,
-							  &right->step->item->event.account_id);
-
-	if (result == 0)
-		result = CompareUuids(left->gig_id, right->gig_id);
 	return result != 0 ? result : left->step->ord - right->step->ord;
-}
-
-/*
- * The statements.  Arrays are the columns of rows, side by side; unnest()
- * keeps the rows' order.
- */
-
-static void
-DescribeReadDeliveries(const GigSchema *schema, StringInfo query, Oid *argtypes,
-					   int *nargs)
-{
-	appendStringInfo(query,
-					 "SELECT k.place, d.event_id, d.deliveries, d.first_at"
-					 " FROM unnest($1, $2, $3)"
-					 " AS k (place, account_id, body_digest)"
-					 " JOIN %s.gig_delivery AS d"
-					 " ON d.account_id = k.account_id"
-					 " AND d.body_digest = k.body_digest",
-					 schema->name);
-	argtypes[(*nargs)++] = INT4ARRAYOID;
-	argtypes[(*nargs)++] = UUIDARRAYOID;
-	argtypes[(*nargs)++] = BYTEAARRAYOID;
-}
-
-static void
-DescribeWriteLog(const GigSchema *schema, StringInfo query, Oid *argtypes,
-				 int *nargs)
-{
-	appendStringInfo(query,
-					 "INSERT INTO %s.gig_event_log"
-					 " (received_at, event, account_id, name, body)"
-					 " SELECT $1, e.event, e.account_id, e.name, e.body"
-					 " FROM unnest($2, $3, $4, $5)"
-					 " AS e (event, account_id, name, body)"
-					 " RETURNING event_id",
-					 schema->name);
-	argtypes[(*nargs)++] = TIMESTAMPTZOID;
-	argtypes[(*nargs)++] = get_array_type(schema->event_kind_type);
-	argtypes[(*nargs)++] = UUIDARRAYOID;
-	argtypes[(*nargs)++] = TEXTARRAYOID;
-	argtypes[(*nargs)++] = BYTEAARRAYOID;
-}
-
-static void
-DescribeWriteDeliveries(const GigSchema *schema, StringInfo query,
-						Oid *argtypes, int *nargs)
-{
-	appendStringInfo(query,
-					 "INSERT INTO %s.gig_delivery AS d (account_id,"
-					 " body_digest, event_id, deliveries, first_at, last_at)"
-					 " SELECT n.account_id, n.body_digest, n.event_id,"
-					 " n.deliveries, n.first_at, $6"
-					 " FROM unnest($1, $2, $3, $4, $5) AS n (account_id,"
-					 " body_digest, event_id, deliveries, first_at)"
-					 " ON CONFLICT (account_id, body_digest) DO UPDATE SET"
-					 " event_id = excluded.event_id,"
-					 " deliveries = excluded.deliveries,"
-					 " first_at = excluded.first_at,"
-					 " last_at = excluded.last_at",
-					 schema->name);
-	argtypes[(*nargs)++] = UUIDARRAYOID;
-	argtypes[(*nargs)++] = BYTEAARRAYOID;
-	argtypes[(*nargs)++] = INT8ARRAYOID;
-	argtypes[(*nargs)++] = INT4ARRAYOID;
-	argtypes[(*nargs)++] = get_array_type(TIMESTAMPTZOID);
-	argtypes[(*nargs)++] = TIMESTAMPTZOID;
-}
-
-static void
-DescribeChanges(const GigSchema *schema, StringInfo query, Oid *argtypes,
-				int *nargs)
-{
-	appendStringInfo(query,
-					 "INSERT INTO %s.gig_change"
-					 " (account_id, gig_id, change, changed_at, event_id)"
-					 " SELECT n.account_id, n.gig_id, n.change, $5, n.event_id"
-					 " FROM unnest($1, $2, $3, $4)"
-					 " AS n (account_id, gig_id, change, event_id)"
-					 " ON CONFLICT (account_id, gig_id) DO ",
-					 schema->name);
-	argtypes[(*nargs)++] = UUIDARRAYOID;
-	argtypes[(*nargs)++] = UUIDARRAYOID;
-	argtypes[(*nargs)++] = get_array_type(schema->event_kind_type);
-	argtypes[(*nargs)++] = INT8ARRAYOID;
-	argtypes[(*nargs)++] = TIMESTAMPTZOID;
-}
-
-static void
-DescribeWriteChanges(const GigSchema *schema, StringInfo query, Oid *argtypes,
-					 int *nargs)
-{
-	DescribeChanges(schema, query, argtypes, nargs);
-	appendStringInfoString(query, "UPDATE SET change = excluded.change,"
-								  " changed_at = excluded.changed_at,"
-								  " event_id = excluded.event_id");
-}
-
-static void
-DescribeRestoreChanges(const GigSchema *schema, StringInfo query, Oid *argtypes,
-					   int *nargs)
-{
-	DescribeChanges(schema, query, argtypes, nargs);
-	appendStringInfoString(query, "NOTHING");
 }

@@ -18,7 +18,8 @@
 #include "compat.h"
 #include "plan.h"
 
-static void PreparePlan(const GigSchema *schema, SavedPlan *saved);
+static void PreparePlan(const GigSchema *schema, SavedPlan *saved,
+						const void *what);
 static void MakeGenericPlan(SPIPlanPtr plan);
 static void SwitchOff(const char *setting);
 
@@ -26,34 +27,36 @@ static void SwitchOff(const char *setting);
  * Runs a saved plan, preparing it first where that has to be done (again).
  *
  * Must be called between BecomeOwner() and BecomeCaller(), connected to SPI.
- * Returns the number of rows; "expected" is the SPI result code.
+ * "what" is for the plan's description; a snapshot is only given where the
+ * statement's own won't do.  Returns the number of rows; "expected" is the SPI
+ * result code.
  */
 uint64
-RunPlan(const GigSchema *schema, SavedPlan *saved, Datum *values,
-		const char *nulls, int expected)
+RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
+		Arguments *arguments, Snapshot snapshot, int expected)
 {
 	int result;
 
 	if (saved->plan == NULL || saved->generation != schema->generation)
-		PreparePlan(schema, saved);
+		PreparePlan(schema, saved, what);
 	else if (!SPI_plan_is_valid(saved->plan))
 		MakeGenericPlan(saved->plan);
 
 	saved->running++;
-	result = SPI_execute_plan(saved->plan, values, nulls, false, 0);
+	result = SPI_execute_snapshot(saved->plan, arguments->values,
+								  arguments->nulls, snapshot, InvalidSnapshot,
+								  false, true, 0);
 	saved->running--;
 	if (result != expected)
-		elog(ERROR, "unexpected result of SPI_execute_plan: %s",
+		elog(ERROR, "unexpected result of SPI_execute_snapshot: %s",
 			 SPI_result_code_string(result));
 	return SPI_processed;
 }
 
 static void
-PreparePlan(const GigSchema *schema, SavedPlan *saved)
+PreparePlan(const GigSchema *schema, SavedPlan *saved, const void *what)
 {
-	StringInfoData query;
-	Oid argtypes[MAX_PLAN_ARGS];
-	int nargs = 0;
+	Statement statement = {.schema = schema};
 	SPIPlanPtr plan;
 
 	/*
@@ -66,11 +69,10 @@ PreparePlan(const GigSchema *schema, SavedPlan *saved)
 	saved->plan = NULL;
 	saved->running = 0;
 
-	initStringInfo(&query);
-	saved->describe(schema, &query, argtypes, &nargs);
-	Assert(nargs <= MAX_PLAN_ARGS);
-	plan = SPI_prepare_cursor(query.data, nargs, argtypes,
-							  CURSOR_OPT_GENERIC_PLAN);
+	initStringInfo(&statement.text);
+	saved->describe(&statement, what);
+	plan = SPI_prepare_cursor(statement.text.data, statement.nparameters,
+							  statement.types, CURSOR_OPT_GENERIC_PLAN);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare_cursor failed: %s",
 			 SPI_result_code_string(SPI_result));
@@ -79,6 +81,26 @@ PreparePlan(const GigSchema *schema, SavedPlan *saved)
 	saved->plan = plan;
 	saved->generation = schema->generation;
 	MakeGenericPlan(plan);
+}
+
+/*
+ * Writes a statement's next parameter.
+ */
+void
+AppendParameter(Statement *statement, Oid type)
+{
+	Assert(statement->nparameters < MAX_ARGUMENTS);
+	statement->types[statement->nparameters++] = type;
+	appendStringInfo(&statement->text, "$%d", statement->nparameters);
+}
+
+void
+AddArgument(Arguments *arguments, Datum value, bool isnull)
+{
+	Assert(arguments->n < MAX_ARGUMENTS);
+	arguments->values[arguments->n] = value;
+	arguments->nulls[arguments->n] = isnull ? 'n' : ' ';
+	arguments->n++;
 }
 
 /*
@@ -113,18 +135,16 @@ SwitchOff(const char *setting)
 }
 
 /*
- * Makes an array for a plan's parameter.
+ * Makes an array for a statement's parameter.
  */
 Datum
-MakeArray(Oid type, Datum *values, bool *nulls, int length)
+MakeArray(Oid type, Datum *values, int length)
 {
 	int16 typlen;
 	bool typbyval;
 	char typalign;
-	int lower_bound = 1;
 
 	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
-	return PointerGetDatum(construct_md_array(values, nulls, 1, &length,
-											  &lower_bound, type, typlen,
-											  typbyval, typalign));
+	return PointerGetDatum(
+		construct_array(values, length, type, typlen, typbyval, typalign));
 }

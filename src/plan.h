@@ -9,24 +9,43 @@
 #define GIGS_WEBHOOKS_PLAN_H
 
 #include "executor/spi.h"
+#include "lib/stringinfo.h"
 
 #include "schema.h"
 
-#define MAX_PLAN_ARGS 24
+#define MAX_ARGUMENTS 64
+
+/* The text of a statement in the making, and its parameters' types. */
+typedef struct Statement
+{
+	const GigSchema *schema;
+	StringInfoData text;
+	int nparameters;
+	Oid types[MAX_ARGUMENTS];
+} Statement;
+
+/* What its parameters are for one run of it. */
+typedef struct Arguments
+{
+	int n;
+	Datum values[MAX_ARGUMENTS];
+	char nulls[MAX_ARGUMENTS];
+} Arguments;
 
 /* A statement on our tables; static, one for every place that runs one. */
 typedef struct SavedPlan
 {
-	/* writes the text; says the types of the parameters */
-	void (*describe)(const GigSchema *schema, StringInfo query, Oid *argtypes,
-					 int *nargs);
+	void (*describe)(Statement *statement, const void *what);
 	SPIPlanPtr plan;
 	uint64 generation; /* of the schema that it was prepared for */
 	int running;	   /* how often it is being run just now */
 } SavedPlan;
 
-extern uint64 RunPlan(const GigSchema *schema, SavedPlan *saved, Datum *values,
-					  const char *nulls, int expected);
-extern Datum MakeArray(Oid type, Datum *values, bool *nulls, int length);
+extern uint64 RunPlan(const GigSchema *schema, SavedPlan *saved,
+					  const void *what, Arguments *arguments,
+					  Snapshot snapshot, int expected);
+extern void AppendParameter(Statement *statement, Oid type);
+extern void AddArgument(Arguments *arguments, Datum value, bool isnull);
+extern Datum MakeArray(Oid type, Datum *values, int length);
 
 #endif /* GIGS_WEBHOOKS_PLAN_H */

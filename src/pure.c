@@ -269,7 +269,7 @@ FieldDatum(const GigEvent *event, int field)
 			values = palloc(array->length * sizeof(Datum));
 			for (int i = 0; i < array->length; i++)
 				values[i] = UUIDPGetDatum(&array->elements[i]);
-			return MakeArray(UUIDOID, values, NULL, array->length);
+			return MakeArray(UUIDOID, values, array->length);
 		}
 	}
 	pg_unreachable();

@@ -21,6 +21,7 @@
 #include "utils/timestamp.h"
 
 #include "account_table.h"
+#include "write.h"
 #include "event.h"
 
 /* How many accounts are written at a time, and events read. */
@@ -193,7 +194,7 @@ WriteRebuilt(Rebuild *rebuild)
 	const GigSchema *schema = rebuild->schema;
 	int n = rebuild->naccounts;
 	GigAccount *present = palloc(Max(n, 1) * sizeof(GigAccount));
-	int kept = 0;
+	GigWriter writer;
 
 	for (int i = 0; i < n; i++)
 		InitGigAccount(&present[i], &rebuild->accounts[i].account_id,
@@ -203,6 +204,7 @@ WriteRebuilt(Rebuild *rebuild)
 		LockAccounts(schema, present, n);
 		rebuild->found += n;
 	}
+	BeginWriting(&writer, schema);
 	for (int i = 0; i < n; i++)
 	{
 		GigAccount *account = &rebuild->accounts[i];
@@ -213,11 +215,10 @@ WriteRebuilt(Rebuild *rebuild)
 			continue;
 		}
 		account->duplicates = present[i].duplicates;
-		rebuild->accounts[kept++] = *account;
+		WriteRow(&writer, WRITE_ACCOUNTS, account, account->present);
+		rebuild->rebuilt++;
 	}
-	if (kept > 0)
-		WriteAccounts(schema, rebuild->accounts, kept);
-	rebuild->rebuilt += kept;
+	FinishWriting(&writer);
 	rebuild->naccounts = 0;
 	pfree(present);
 }

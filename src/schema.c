@@ -91,6 +91,8 @@ LoadSchema(Oid namespace_id)
 	schema.account_table = LookupTable("gig_account_sync", namespace_id);
 	schema.subscription_table = LookupTable("gig_subscription", namespace_id);
 	schema.secret_table = LookupTable("gig_subscription_secret", namespace_id);
+	schema.event_id_sequence =
+		LookupTable("gig_event_log_event_id_seq", namespace_id);
 	schema.owner = TableOwner(schema.account_table);
 	schema.event_kind_type =
 		LookupEnum("gig_event_kind", namespace_id, gig_event_names,
@@ -183,7 +185,8 @@ ForgetSchemaOfTable(Datum arg pg_attribute_unused(), Oid table)
 {
 	if (!OidIsValid(table) || table == cached_schema.account_table ||
 		table == cached_schema.subscription_table ||
-		table == cached_schema.secret_table)
+		table == cached_schema.secret_table ||
+		table == cached_schema.event_id_sequence)
 		cached_schema_valid = false;
 }
 

@@ -47,6 +47,7 @@ typedef struct GigSchema
 	Oid account_table;
 	Oid subscription_table;
 	Oid secret_table;
+	Oid event_id_sequence; /* of gig_event_log */
 
 	/* the enums, and the OIDs of their labels */
 	Oid event_kind_type;
