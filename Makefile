@@ -4,6 +4,7 @@
 #   make installcheck     test what is installed, on a server that is running
 #   make check            build and test in a scratch directory; needs neither
 #                         an installation nor a server
+#   make bench            measure it against its alternatives, likewise
 #   make demo             show the extension at work, in a scratch directory
 #   make format           lay out src/ with clang-format
 
@@ -18,7 +19,7 @@ PG_CONFIG ?= pg_config
 # own that only prints a refusal, and a recipe given twice draws a warning, so
 # PGXS is read only when none of these is asked for; what is asked for together
 # with them is handed to a make of its own.
-script_goals = check demo format
+script_goals = bench check demo format
 other_goals := $(filter-out $(script_goals),$(MAKECMDGOALS))
 
 ifneq ($(filter $(script_goals),$(MAKECMDGOALS)),)
@@ -28,6 +29,10 @@ ifneq ($(filter $(script_goals),$(MAKECMDGOALS)),)
 
 # Whatever make was told about PG_CONFIG is meant for the scripts as well.
 export PG_CONFIG
+
+bench:
+	@scripts/setup
+	@bench/run
 
 check:
 	@scripts/setup
