@@ -16,20 +16,28 @@ const GigColumn gig_account_columns[GIG_ACCOUNT_COLUMNS] = {
 	[ACCOUNT_USER_ID] = GIG_COLUMN(GigAccount, user_id, COLUMN_UUID),
 	[ACCOUNT_STATE] = GIG_COLUMN(GigAccount, state, COLUMN_STATE),
 	[ACCOUNT_DAYS_SYNCED] = GIG_COLUMN(GigAccount, days_synced, COLUMN_INT4),
-	[ACCOUNT_AVAILABLE_FROM] = GIG_COLUMN(GigAccount, available_from, COLUMN_TIMESTAMPTZ),
-	[ACCOUNT_AVAILABLE_TO] = GIG_COLUMN(GigAccount, available_to, COLUMN_TIMESTAMPTZ),
-	[ACCOUNT_AVAILABLE_COUNT] = GIG_COLUMN(GigAccount, available_count, COLUMN_INT4),
+	[ACCOUNT_AVAILABLE_FROM] =
+		GIG_COLUMN(GigAccount, available_from, COLUMN_TIMESTAMPTZ),
+	[ACCOUNT_AVAILABLE_TO] =
+		GIG_COLUMN(GigAccount, available_to, COLUMN_TIMESTAMPTZ),
+	[ACCOUNT_AVAILABLE_COUNT] =
+		GIG_COLUMN(GigAccount, available_count, COLUMN_INT4),
 	[ACCOUNT_ADDED_TOTAL] = GIG_COLUMN(GigAccount, added_total, COLUMN_INT8),
 	[ACCOUNT_UPDATED_TOTAL] = GIG_COLUMN(GigAccount, updated_total, COLUMN_INT8),
 	[ACCOUNT_REMOVED_TOTAL] = GIG_COLUMN(GigAccount, removed_total, COLUMN_INT8),
 	[ACCOUNT_EVENTS] = GIG_COLUMN(GigAccount, events, COLUMN_INT8),
 	[ACCOUNT_DUPLICATES] = GIG_COLUMN(GigAccount, duplicates, COLUMN_INT8),
-	[ACCOUNT_FIRST_EVENT_AT] = GIG_COLUMN(GigAccount, first_event_at, COLUMN_TIMESTAMPTZ),
-	[ACCOUNT_PARTIALLY_SYNCED_AT] = GIG_COLUMN(GigAccount, partially_synced_at, COLUMN_TIMESTAMPTZ),
-	[ACCOUNT_FULLY_SYNCED_AT] = GIG_COLUMN(GigAccount, fully_synced_at, COLUMN_TIMESTAMPTZ),
-	[ACCOUNT_REFRESHED_AT] = GIG_COLUMN(GigAccount, refreshed_at, COLUMN_TIMESTAMPTZ),
+	[ACCOUNT_FIRST_EVENT_AT] =
+		GIG_COLUMN(GigAccount, first_event_at, COLUMN_TIMESTAMPTZ),
+	[ACCOUNT_PARTIALLY_SYNCED_AT] =
+		GIG_COLUMN(GigAccount, partially_synced_at, COLUMN_TIMESTAMPTZ),
+	[ACCOUNT_FULLY_SYNCED_AT] =
+		GIG_COLUMN(GigAccount, fully_synced_at, COLUMN_TIMESTAMPTZ),
+	[ACCOUNT_REFRESHED_AT] =
+		GIG_COLUMN(GigAccount, refreshed_at, COLUMN_TIMESTAMPTZ),
 	[ACCOUNT_LAST_EVENT] = GIG_COLUMN(GigAccount, last_event, COLUMN_EVENT_KIND),
-	[ACCOUNT_LAST_EVENT_AT] = GIG_COLUMN(GigAccount, last_event_at, COLUMN_TIMESTAMPTZ),
+	[ACCOUNT_LAST_EVENT_AT] =
+		GIG_COLUMN(GigAccount, last_event_at, COLUMN_TIMESTAMPTZ),
 };
 
 static void SetPresent(GigAccount *account, int column, bool present);

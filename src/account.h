@@ -12,6 +12,7 @@
 #define GIGS_WEBHOOKS_ACCOUNT_H
 
 #include "datatype/timestamp.h"
+#include "storage/itemptr.h"
 #include "utils/uuid.h"
 
 #include "event.h"
@@ -39,6 +40,8 @@ typedef struct GigAccount
 	TimestampTz refreshed_at;
 	GigEventKind last_event;
 	TimestampTz last_event_at;
+
+	ItemPointerData tid; /* of the row, for direct.c */
 } GigAccount;
 
 /* The places of columns in gig_account_columns. */

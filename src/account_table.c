@@ -20,6 +20,12 @@
 /* How often to create accounts that others keep deleting. */
 #define MAX_LOCK_ATTEMPTS 10
 
+static bool LockAllAccounts(const GigSchema *schema, GigDirect *direct,
+							GigAccount *accounts, int naccounts);
+static bool LockAccountsDirectly(const GigSchema *schema, GigDirect *direct,
+								 GigAccount *accounts, int naccounts);
+static void SetAccount(const GigSchema *schema, GigAccount *account,
+					   const Datum *values, const bool *nulls);
 static void CreateAccounts(const GigSchema *schema, const GigAccount *accounts,
 						   int naccounts);
 static void DescribeLockAccounts(Statement *statement, const void *what);
@@ -41,22 +47,66 @@ static SavedPlan create_accounts = {.describe = DescribeCreateAccounts};
  * within each step leave no room for a deadlock.
  */
 void
-LockAccounts(const GigSchema *schema, GigAccount *accounts, int naccounts)
+LockAccounts(const GigSchema *schema, GigDirect *direct, GigAccount *accounts,
+			 int naccounts)
 {
-	if (naccounts == 1 && LockExistingAccounts(schema, accounts, naccounts) == 1)
+	/* one account, or accounts that are all there, need no creating */
+	if ((direct != NULL || naccounts == 1) &&
+		LockAllAccounts(schema, direct, accounts, naccounts))
 		return;
 
 	for (int attempt = 0; attempt < MAX_LOCK_ATTEMPTS; attempt++)
 	{
 		CHECK_FOR_INTERRUPTS();
 		CreateAccounts(schema, accounts, naccounts);
-		if (LockExistingAccounts(schema, accounts, naccounts) == naccounts)
+		if (direct != NULL)
+			RefreshDirect(direct);
+		if (LockAllAccounts(schema, direct, accounts, naccounts))
 			return;
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 			 errmsg("could not create rows of table \"%s\"", "gig_account_sync"),
 			 errdetail("Rows were deleted, or not inserted, at the same time.")));
+}
+
+static bool
+LockAllAccounts(const GigSchema *schema, GigDirect *direct,
+				GigAccount *accounts, int naccounts)
+{
+	if (direct != NULL)
+		return LockAccountsDirectly(schema, direct, accounts, naccounts);
+	return LockExistingAccounts(schema, accounts, naccounts) == naccounts;
+}
+
+/*
+ * Locks nothing unless it has seen all of the accounts.
+ */
+static bool
+LockAccountsDirectly(const GigSchema *schema, GigDirect *direct,
+					 GigAccount *accounts, int naccounts)
+{
+	for (int i = 0; i < naccounts; i++)
+	{
+		TupleTableSlot *row = FindRow(direct, TABLE_ACCOUNT_SYNC, &accounts[i]);
+
+		CHECK_FOR_INTERRUPTS();
+		if (row == NULL)
+			return false;
+		accounts[i].tid = row->tts_tid;
+	}
+	for (int i = 0; i < naccounts; i++)
+	{
+		TupleTableSlot *row =
+			LockRow(direct, TABLE_ACCOUNT_SYNC, &accounts[i].tid);
+
+		if (row == NULL)
+			return false;
+		slot_getallattrs(row);
+		SetAccount(schema, &accounts[i], row->tts_values, row->tts_isnull);
+		accounts[i].tid = row->tts_tid;
+	}
+	return true;
 }
 
 /*
@@ -82,9 +132,8 @@ LockExistingAccounts(const GigSchema *schema, GigAccount *accounts,
 		bool isnull;
 		Datum id = SPI_getbinval(tuple, tupdesc, ACCOUNT_ID + 1, &isnull);
 
-		TakeAccount(schema,
-					FindAccount(accounts, naccounts, DatumGetUUIDP(id)), tuple,
-					tupdesc);
+		TakeAccount(schema, FindAccount(accounts, naccounts, DatumGetUUIDP(id)),
+					tuple, tupdesc);
 	}
 	SPI_freetuptable(SPI_tuptable);
 	return (int) nrows;
@@ -97,15 +146,24 @@ void
 TakeAccount(const GigSchema *schema, GigAccount *account, HeapTuple tuple,
 			TupleDesc tupdesc)
 {
+	Datum values[GIG_ACCOUNT_COLUMNS];
+	bool nulls[GIG_ACCOUNT_COLUMNS];
+
+	for (int i = 0; i < GIG_ACCOUNT_COLUMNS; i++)
+		values[i] = SPI_getbinval(tuple, tupdesc, i + 1, &nulls[i]);
+	SetAccount(schema, account, values, nulls);
+}
+
+static void
+SetAccount(const GigSchema *schema, GigAccount *account, const Datum *values,
+		   const bool *nulls)
+{
 	account->present = 0;
 	for (int i = 0; i < GIG_ACCOUNT_COLUMNS; i++)
 	{
-		bool isnull;
-		Datum value = SPI_getbinval(tuple, tupdesc, i + 1, &isnull);
-
-		if (isnull)
+		if (nulls[i])
 			continue;
-		SetGigColumn(schema, &gig_account_columns[i], account, value);
+		SetGigColumn(schema, &gig_account_columns[i], account, values[i]);
 		account->present |= UINT32_C(1) << i;
 	}
 }

@@ -9,13 +9,14 @@
 #define GIGS_WEBHOOKS_ACCOUNT_TABLE_H
 
 #include "account.h"
+#include "direct.h"
 
 /*
- * All of these want to be called in the owner's name, connected to SPI, with
- * the accounts in order of account_id and none of them twice.
+ * These want to be called in the owner's name, connected to SPI, with the
+ * accounts in order of account_id and none of them twice.
  */
-extern void LockAccounts(const GigSchema *schema, GigAccount *accounts,
-						 int naccounts);
+extern void LockAccounts(const GigSchema *schema, GigDirect *direct,
+						 GigAccount *accounts, int naccounts);
 extern int LockExistingAccounts(const GigSchema *schema, GigAccount *accounts,
 								int naccounts);
 extern void TakeAccount(const GigSchema *schema, GigAccount *account,

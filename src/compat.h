@@ -10,13 +10,19 @@
 #ifndef GIGS_WEBHOOKS_COMPAT_H
 #define GIGS_WEBHOOKS_COMPAT_H
 
+#include "access/genam.h"
 #include "catalog/dependency.h"
 #include "common/jsonapi.h"
+#include "executor/executor.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/datetime.h"
 #include "utils/guc.h"
 #include "utils/plancache.h"
+#include "utils/rel.h"
+#if PG_VERSION_NUM >= 160000
+#include "parser/parse_relation.h"
+#endif
 
 /*
  * PostgreSQL 16 lets a JSON semantic action stop the parser.  Before, actions
@@ -93,6 +99,88 @@ ReleasePlan(CachedPlan *plan)
 	ReleaseCachedPlan(plan, CurrentResourceOwner);
 #else
 	ReleaseCachedPlan(plan, true);
+#endif
+}
+
+/*
+ * Makes tables known to an executor state, numbered from 1.  PostgreSQL 16
+ * took permissions out of the range table, 18 added what has been pruned.
+ */
+static inline void
+InitRangeTable(EState *estate, const Oid *tables, int ntables)
+{
+	MemoryContext old_context = MemoryContextSwitchTo(estate->es_query_cxt);
+	List *range_table = NIL;
+#if PG_VERSION_NUM >= 160000
+	List *permissions = NIL;
+#endif
+
+	for (int i = 0; i < ntables; i++)
+	{
+		RangeTblEntry *entry = makeNode(RangeTblEntry);
+
+		entry->rtekind = RTE_RELATION;
+		entry->relid = tables[i];
+		entry->relkind = RELKIND_RELATION;
+		entry->rellockmode = RowExclusiveLock;
+#if PG_VERSION_NUM >= 160000
+		addRTEPermissionInfo(&permissions, entry);
+#endif
+		range_table = lappend(range_table, entry);
+	}
+#if PG_VERSION_NUM >= 180000
+	ExecInitRangeTable(estate, range_table, permissions,
+					   bms_add_range(NULL, 1, ntables));
+#elif PG_VERSION_NUM >= 160000
+	ExecInitRangeTable(estate, range_table, permissions);
+#else
+	ExecInitRangeTable(estate, range_table);
+#endif
+	MemoryContextSwitchTo(old_context);
+}
+
+/* PostgreSQL 14 made the table a parameter; before, the state had it. */
+static inline void
+SimpleRelationInsert(ResultRelInfo *table, EState *estate, TupleTableSlot *row)
+{
+#if PG_VERSION_NUM >= 140000
+	ExecSimpleRelationInsert(table, estate, row);
+#else
+	estate->es_result_relation_info = table;
+	ExecSimpleRelationInsert(estate, row);
+#endif
+}
+
+/* Without triggers nobody asks for the state that rechecks rows. */
+static inline void
+SimpleRelationUpdate(ResultRelInfo *table, EState *estate, TupleTableSlot *old,
+					 TupleTableSlot *row)
+{
+#if PG_VERSION_NUM >= 140000
+	ExecSimpleRelationUpdate(table, estate, NULL, old, row);
+#else
+	estate->es_result_relation_info = table;
+	ExecSimpleRelationUpdate(estate, NULL, old, row);
+#endif
+}
+
+static inline IndexScanDesc
+BeginIndexScan(Relation table, Relation index, Snapshot snapshot, int nkeys)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(table, index, snapshot, NULL, nkeys, 0);
+#else
+	return index_beginscan(table, index, snapshot, nkeys, 0);
+#endif
+}
+
+static inline Oid
+PrimaryKeyIndex(Relation table)
+{
+#if PG_VERSION_NUM >= 180000
+	return RelationGetPrimaryKeyIndex(table, false);
+#else
+	return RelationGetPrimaryKeyIndex(table);
 #endif
 }
 

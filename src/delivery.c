@@ -8,17 +8,16 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "miscadmin.h"
 
 #include "delivery.h"
 
 const GigColumn gig_delivery_columns[GIG_DELIVERY_COLUMNS] = {
 	[DELIVERY_ACCOUNT_ID] = GIG_COLUMN(GigDelivery, account_id, COLUMN_UUID),
-	[DELIVERY_BODY_DIGEST] =
-		GIG_COLUMN(GigDelivery, body_digest, COLUMN_DIGEST),
+	[DELIVERY_BODY_DIGEST] = GIG_COLUMN(GigDelivery, body_digest, COLUMN_DIGEST),
 	[DELIVERY_EVENT_ID] = GIG_COLUMN(GigDelivery, event_id, COLUMN_INT8),
 	[DELIVERY_DELIVERIES] = GIG_COLUMN(GigDelivery, deliveries, COLUMN_INT4),
-	[DELIVERY_FIRST_AT] =
-		GIG_COLUMN(GigDelivery, first_at, COLUMN_TIMESTAMPTZ),
+	[DELIVERY_FIRST_AT] = GIG_COLUMN(GigDelivery, first_at, COLUMN_TIMESTAMPTZ),
 	[DELIVERY_LAST_AT] = GIG_COLUMN(GigDelivery, last_at, COLUMN_TIMESTAMPTZ),
 };
 
@@ -29,6 +28,10 @@ static const GigColumn key_columns[] = {
 	GIG_COLUMN(GigDelivery, body_digest, COLUMN_DIGEST),
 };
 
+static void ReadDirectly(const GigSchema *schema, GigDirect *direct,
+						 GigDelivery *deliveries, int ndeliveries);
+static void ReadBySql(const GigSchema *schema, GigDelivery *deliveries,
+					  int ndeliveries);
 static void DescribeReadDeliveries(Statement *statement, const void *what);
 
 static SavedPlan read_delivery = {.describe = DescribeReadDeliveries};
@@ -50,8 +53,36 @@ InitDelivery(GigDelivery *delivery, const pg_uuid_t *account_id,
  * Reads those of the deliveries that are stored.
  */
 void
-ReadDeliveries(const GigSchema *schema, GigDelivery *deliveries,
-			   int ndeliveries)
+ReadDeliveries(const GigSchema *schema, GigDirect *direct,
+			   GigDelivery *deliveries, int ndeliveries)
+{
+	if (direct != NULL)
+		ReadDirectly(schema, direct, deliveries, ndeliveries);
+	else
+		ReadBySql(schema, deliveries, ndeliveries);
+}
+
+static void
+ReadDirectly(const GigSchema *schema, GigDirect *direct,
+			 GigDelivery *deliveries, int ndeliveries)
+{
+	for (int i = 0; i < ndeliveries; i++)
+	{
+		TupleTableSlot *row = FindRow(direct, TABLE_DELIVERY, &deliveries[i]);
+
+		CHECK_FOR_INTERRUPTS();
+		if (row == NULL)
+			continue;
+		slot_getallattrs(row);
+		for (int j = DELIVERY_EVENT_ID; j < GIG_DELIVERY_COLUMNS; j++)
+			SetGigColumn(schema, &gig_delivery_columns[j], &deliveries[i],
+						 row->tts_values[j]);
+		deliveries[i].stored = true;
+	}
+}
+
+static void
+ReadBySql(const GigSchema *schema, GigDelivery *deliveries, int ndeliveries)
 {
 	GigRows keys;
 	Arguments arguments = {.n = 0};

@@ -8,6 +8,7 @@
 #ifndef GIGS_WEBHOOKS_DELIVERY_H
 #define GIGS_WEBHOOKS_DELIVERY_H
 
+#include "direct.h"
 #include "row.h"
 #include "signature.h"
 
@@ -46,7 +47,7 @@ extern void TakeDelivery(const GigSchema *schema, GigDelivery *delivery,
 						 HeapTuple tuple, TupleDesc tupdesc, int column);
 
 /* Wants to be called in the owner's name, connected to SPI. */
-extern void ReadDeliveries(const GigSchema *schema, GigDelivery *deliveries,
-						   int ndeliveries);
+extern void ReadDeliveries(const GigSchema *schema, GigDirect *direct,
+						   GigDelivery *deliveries, int ndeliveries);
 
 #endif /* GIGS_WEBHOOKS_DELIVERY_H */

@@ -15,12 +15,14 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "direct.h"
 #include "schema.h"
 #include "settings.h"
 #include "subscription.h"
 
 PG_MODULE_MAGIC;
 
+bool gig_direct_writes;
 int gig_dedupe_window;
 int gig_max_body_size;
 int gig_stalled_after;
@@ -35,15 +37,20 @@ _PG_init(void)
 {
 	DefineSettings();
 	InitSchema();
+	InitDirect();
 	InitSubscriptions();
 }
 
 /*
- * Whoever could set the first two could have events counted twice, or refused.
+ * Whoever could set the window or the size could have events counted twice, or refused.
  */
 static void
 DefineSettings(void)
 {
+	DefineCustomBoolVariable("gigs_webhooks.direct_writes",
+							 "Reads and writes tables without starting the executor, where they are ordinary tables.",
+							 NULL, &gig_direct_writes, true, PGC_SUSET, 0, NULL,
+							 NULL, NULL);
 	DefineCustomIntVariable("gigs_webhooks.dedupe_window",
 							"How long after its first delivery a webhook that comes again is a redelivery.",
 							"After that, the same body counts as a new event.",

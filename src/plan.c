@@ -43,9 +43,9 @@ RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
 		MakeGenericPlan(saved->plan);
 
 	saved->running++;
-	result = SPI_execute_snapshot(saved->plan, arguments->values,
-								  arguments->nulls, snapshot, InvalidSnapshot,
-								  false, true, 0);
+	result =
+		SPI_execute_snapshot(saved->plan, arguments->values, arguments->nulls,
+							 snapshot, InvalidSnapshot, false, true, 0);
 	saved->running--;
 	if (result != expected)
 		elog(ERROR, "unexpected result of SPI_execute_snapshot: %s",

@@ -42,8 +42,8 @@ typedef struct SavedPlan
 } SavedPlan;
 
 extern uint64 RunPlan(const GigSchema *schema, SavedPlan *saved,
-					  const void *what, Arguments *arguments,
-					  Snapshot snapshot, int expected);
+					  const void *what, Arguments *arguments, Snapshot snapshot,
+					  int expected);
 extern void AppendParameter(Statement *statement, Oid type);
 extern void AddArgument(Arguments *arguments, Datum value, bool isnull);
 extern Datum MakeArray(Oid type, Datum *values, int length);

@@ -21,8 +21,8 @@
 #include "utils/timestamp.h"
 
 #include "account_table.h"
-#include "write.h"
 #include "event.h"
+#include "write.h"
 
 /* How many accounts are written at a time, and events read. */
 #define ACCOUNTS_AT_A_TIME 1000
@@ -201,10 +201,10 @@ WriteRebuilt(Rebuild *rebuild)
 					   &rebuild->accounts[i].user_id);
 	if (n > 0)
 	{
-		LockAccounts(schema, present, n);
+		LockAccounts(schema, NULL, present, n);
 		rebuild->found += n;
 	}
-	BeginWriting(&writer, schema);
+	BeginWriting(&writer, schema, NULL);
 	for (int i = 0; i < n; i++)
 	{
 		GigAccount *account = &rebuild->accounts[i];

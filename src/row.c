@@ -157,9 +157,9 @@ AddRow(GigRows *rows, const void *row, uint32 present)
 	for (int i = 0; i < rows->ncolumns; i++)
 	{
 		nulls[i] = (present & (UINT32_C(1) << i)) == 0;
-		values[i] =
-			nulls[i] ? (Datum) 0
-					 : GigColumnDatum(rows->schema, &rows->columns[i], row);
+		values[i] = nulls[i]
+						? (Datum) 0
+						: GigColumnDatum(rows->schema, &rows->columns[i], row);
 	}
 	if (rows->nrows++ > 0)
 	{

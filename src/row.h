@@ -38,9 +38,9 @@ typedef struct GigColumn
 	size_t offset; /* of the member */
 } GigColumn;
 
-#define GIG_COLUMN(row, member, type) \
-	{                                 \
-		#member, type, offsetof(row, member) \
+#define GIG_COLUMN(row, member, type)        \
+	{                                        \
+#member, type, offsetof(row, member) \
 	}
 
 #define MAX_ROW_COLUMNS 18

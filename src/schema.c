@@ -26,6 +26,7 @@
 
 #include "compat.h"
 #include "schema.h"
+#include "table.h"
 
 const char *const gig_sync_state_names[GIG_SYNC_STATES] = {
 	[SYNC_UNKNOWN] = "unknown",
@@ -88,12 +89,13 @@ LoadSchema(Oid namespace_id)
 
 	memset(&schema, 0, sizeof(schema));
 	schema.namespace_id = namespace_id;
-	schema.account_table = LookupTable("gig_account_sync", namespace_id);
+	for (int i = 0; i < GIG_TABLES; i++)
+		schema.tables[i] = LookupTable(gig_tables[i].name, namespace_id);
 	schema.subscription_table = LookupTable("gig_subscription", namespace_id);
 	schema.secret_table = LookupTable("gig_subscription_secret", namespace_id);
 	schema.event_id_sequence =
 		LookupTable("gig_event_log_event_id_seq", namespace_id);
-	schema.owner = TableOwner(schema.account_table);
+	schema.owner = TableOwner(schema.tables[TABLE_ACCOUNT_SYNC]);
 	schema.event_kind_type =
 		LookupEnum("gig_event_kind", namespace_id, gig_event_names,
 				   schema.event_kinds, GIG_EVENT_KINDS);
@@ -183,8 +185,12 @@ ForgetSchema(Datum arg pg_attribute_unused(), int cacheid pg_attribute_unused(),
 static void
 ForgetSchemaOfTable(Datum arg pg_attribute_unused(), Oid table)
 {
-	if (!OidIsValid(table) || table == cached_schema.account_table ||
-		table == cached_schema.subscription_table ||
+	for (int i = 0; i < GIG_TABLES; i++)
+	{
+		if (table == cached_schema.tables[i])
+			cached_schema_valid = false;
+	}
+	if (!OidIsValid(table) || table == cached_schema.subscription_table ||
 		table == cached_schema.secret_table ||
 		table == cached_schema.event_id_sequence)
 		cached_schema_valid = false;

@@ -35,6 +35,17 @@ typedef enum GigOutcome
 
 #define GIG_OUTCOMES (OUTCOME_REJECTED + 1)
 
+/* The tables that events change; gig_tables describes them. */
+typedef enum GigTable
+{
+	TABLE_EVENT_LOG,
+	TABLE_ACCOUNT_SYNC,
+	TABLE_DELIVERY,
+	TABLE_CHANGE
+} GigTable;
+
+#define GIG_TABLES (TABLE_CHANGE + 1)
+
 extern const char *const gig_sync_state_names[GIG_SYNC_STATES];
 extern const char *const gig_outcome_names[GIG_OUTCOMES];
 
@@ -44,7 +55,7 @@ typedef struct GigSchema
 	Oid namespace_id;
 	char *name; /* quoted where needed */
 	Oid owner;	/* of the tables */
-	Oid account_table;
+	Oid tables[GIG_TABLES];
 	Oid subscription_table;
 	Oid secret_table;
 	Oid event_id_sequence; /* of gig_event_log */

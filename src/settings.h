@@ -8,6 +8,7 @@
 #ifndef GIGS_WEBHOOKS_SETTINGS_H
 #define GIGS_WEBHOOKS_SETTINGS_H
 
+extern bool gig_direct_writes;
 extern int gig_dedupe_window; /* seconds */
 extern int gig_max_body_size; /* bytes */
 extern int gig_stalled_after; /* seconds */

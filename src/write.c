@@ -5,32 +5,17 @@
  *
  * Starting the executor costs more than writing a row.  So what a call writes
  * to the different tables is one statement: one table's rows are its main
- * part, and the others' its data-modifying CTEs.
+ * part, and the others' its data-modifying CTEs.  Where tables are ordinary
+ * ones, it isn't even that.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "miscadmin.h"
 
 #include "write.h"
-
-static const GigColumn event_columns[] = {
-	GIG_COLUMN(GigEventRow, event_id, COLUMN_INT8),
-	GIG_COLUMN(GigEventRow, received_at, COLUMN_TIMESTAMPTZ),
-	GIG_COLUMN(GigEventRow, event, COLUMN_EVENT_KIND),
-	GIG_COLUMN(GigEventRow, account_id, COLUMN_UUID),
-	GIG_COLUMN(GigEventRow, name, COLUMN_TEXT),
-	GIG_COLUMN(GigEventRow, body, COLUMN_BYTEA),
-};
-
-static const GigColumn change_columns[] = {
-	GIG_COLUMN(GigChange, account_id, COLUMN_UUID),
-	GIG_COLUMN(GigChange, gig_id, COLUMN_UUID),
-	GIG_COLUMN(GigChange, change, COLUMN_EVENT_KIND),
-	GIG_COLUMN(GigChange, changed_at, COLUMN_TIMESTAMPTZ),
-	GIG_COLUMN(GigChange, event_id, COLUMN_INT8),
-};
 
 typedef enum WriteMethod
 {
@@ -43,27 +28,17 @@ typedef enum WriteMethod
 /* How the rows of each kind are written. */
 static const struct
 {
-	const char *table;
+	GigTable table;
 	const char *rows; /* what the statement calls them */
-	const GigColumn *columns;
-	int ncolumns;
-	int nkeys; /* so many of the columns are the key */
 	WriteMethod method;
 } writes[GIG_WRITES] = {
-	[WRITE_EVENTS] = {"gig_event_log", "events", event_columns,
-					  lengthof(event_columns), 1, PLAIN_INSERT},
-	[WRITE_ACCOUNTS] = {"gig_account_sync", "accounts", gig_account_columns,
-						GIG_ACCOUNT_COLUMNS, 1, PLAIN_UPDATE},
-	[WRITE_NEW_DELIVERIES] = {"gig_delivery", "new_deliveries",
-							  gig_delivery_columns, GIG_DELIVERY_COLUMNS, 2,
-							  PLAIN_INSERT},
-	[WRITE_KNOWN_DELIVERIES] = {"gig_delivery", "known_deliveries",
-								gig_delivery_columns, GIG_DELIVERY_COLUMNS, 2,
+	[WRITE_EVENTS] = {TABLE_EVENT_LOG, "events", PLAIN_INSERT},
+	[WRITE_ACCOUNTS] = {TABLE_ACCOUNT_SYNC, "accounts", PLAIN_UPDATE},
+	[WRITE_NEW_DELIVERIES] = {TABLE_DELIVERY, "new_deliveries", PLAIN_INSERT},
+	[WRITE_KNOWN_DELIVERIES] = {TABLE_DELIVERY, "known_deliveries",
 								INSERT_OR_UPDATE},
-	[WRITE_CHANGES] = {"gig_change", "changes", change_columns,
-					   lengthof(change_columns), 2, INSERT_OR_UPDATE},
-	[RESTORE_CHANGES] = {"gig_change", "restored_changes", change_columns,
-						 lengthof(change_columns), 2, INSERT_OR_NOTHING},
+	[WRITE_CHANGES] = {TABLE_CHANGE, "changes", INSERT_OR_UPDATE},
+	[RESTORE_CHANGES] = {TABLE_CHANGE, "restored_changes", INSERT_OR_NOTHING},
 };
 
 /* None, one or several: all that a statement's text knows of rows' number. */
@@ -74,6 +49,8 @@ StaticAssertDecl(GIG_WRITES == 6, "STATEMENTS must suit GIG_WRITES");
 
 static SavedPlan plans[STATEMENTS];
 
+static void WriteDirectly(GigWriter *writer, GigWrite write, const void *row,
+						  uint32 present);
 static SavedPlan *FindPlan(const GigWriter *writer);
 static void DescribeWrites(Statement *statement, const void *what);
 static void DescribeWrite(Statement *statement, GigWrite write,
@@ -86,12 +63,18 @@ static void AppendAssignments(Statement *statement, GigWrite write,
 							  const char *source);
 
 void
-BeginWriting(GigWriter *writer, const GigSchema *schema)
+BeginWriting(GigWriter *writer, const GigSchema *schema, GigDirect *direct)
 {
 	writer->schema = schema;
+	writer->direct = direct;
+	writer->ndirect = 0;
 	for (int i = 0; i < GIG_WRITES; i++)
-		InitRows(&writer->rows[i], schema, writes[i].rows, writes[i].columns,
-				 writes[i].ncolumns);
+	{
+		const GigTableInfo *table = &gig_tables[writes[i].table];
+
+		InitRows(&writer->rows[i], schema, writes[i].rows, table->columns,
+				 table->ncolumns);
+	}
 }
 
 /*
@@ -100,7 +83,38 @@ BeginWriting(GigWriter *writer, const GigSchema *schema)
 void
 WriteRow(GigWriter *writer, GigWrite write, const void *row, uint32 present)
 {
-	AddRow(&writer->rows[write], row, present);
+	/* only SQL waits for who is just deleting a row that may stay as it is */
+	if (writer->direct != NULL && writes[write].method != INSERT_OR_NOTHING)
+		WriteDirectly(writer, write, row, present);
+	else
+		AddRow(&writer->rows[write], row, present);
+}
+
+static void
+WriteDirectly(GigWriter *writer, GigWrite write, const void *row, uint32 present)
+{
+	GigDirect *direct = writer->direct;
+	GigTable table = writes[write].table;
+	TupleTableSlot *old = NULL;
+
+	CHECK_FOR_INTERRUPTS();
+	if (writes[write].method == PLAIN_UPDATE)
+	{
+		UpdateRow(direct, table, &((const GigAccount *) row)->tid, row, present);
+		return;
+	}
+	if (writes[write].method == INSERT_OR_UPDATE)
+	{
+		old = FindRow(direct, table, row);
+		if (old != NULL)
+			old = LockRow(direct, table, &old->tts_tid);
+	}
+	if (old != NULL)
+		UpdateRow(direct, table, &old->tts_tid, row, present);
+	else
+		InsertRow(direct, table, row, present);
+	if (write == WRITE_EVENTS)
+		writer->ndirect++;
 }
 
 /*
@@ -125,12 +139,12 @@ FinishWriting(GigWriter *writer)
 		PutRows(&arguments, &writer->rows[i]);
 	}
 	if (!found)
-		return 0;
+		return writer->ndirect;
 	nrows = RunPlan(writer->schema, FindPlan(writer), writer, &arguments,
 					InvalidSnapshot, expected);
 	for (int i = 0; i < GIG_WRITES; i++)
 		TakeBackRows(&writer->rows[i]);
-	return nrows;
+	return writer->direct != NULL ? writer->ndirect : nrows;
 }
 
 static SavedPlan *
@@ -139,8 +153,8 @@ FindPlan(const GigWriter *writer)
 	int place = 0;
 
 	for (int i = 0; i < GIG_WRITES; i++)
-		place = place * ROW_NUMBERS +
-				Min(writer->rows[i].nrows, ROW_NUMBERS - 1);
+		place =
+			place * ROW_NUMBERS + Min(writer->rows[i].nrows, ROW_NUMBERS - 1);
 	plans[place].describe = DescribeWrites;
 	return &plans[place];
 }
@@ -193,7 +207,7 @@ DescribeInsert(Statement *statement, GigWrite write, const GigRows *rows)
 	StringInfo text = &statement->text;
 
 	appendStringInfo(text, "INSERT INTO %s.%s (", statement->schema->name,
-					 writes[write].table);
+					 gig_tables[writes[write].table].name);
 	AppendColumnNames(text, rows->columns, rows->ncolumns);
 	appendStringInfo(text, ")%s SELECT ",
 					 write == WRITE_EVENTS ? " OVERRIDING SYSTEM VALUE" : "");
@@ -205,7 +219,8 @@ DescribeInsert(Statement *statement, GigWrite write, const GigRows *rows)
 		return;
 
 	appendStringInfoString(text, " ON CONFLICT (");
-	AppendColumnNames(text, rows->columns, writes[write].nkeys);
+	AppendColumnNames(text, rows->columns,
+					  gig_tables[writes[write].table].nkeys);
 	appendStringInfoString(text, ") DO ");
 	if (writes[write].method == INSERT_OR_NOTHING)
 	{
@@ -222,12 +237,12 @@ DescribeUpdate(Statement *statement, GigWrite write, const GigRows *rows)
 	StringInfo text = &statement->text;
 
 	appendStringInfo(text, "UPDATE %s.%s AS t SET ", statement->schema->name,
-					 writes[write].table);
+					 gig_tables[writes[write].table].name);
 	AppendAssignments(statement, write, "n");
 	appendStringInfoString(text, " FROM ");
 	AppendRows(statement, rows);
 	appendStringInfoString(text, " AS n WHERE ");
-	for (int i = 0; i < writes[write].nkeys; i++)
+	for (int i = 0; i < gig_tables[writes[write].table].nkeys; i++)
 		appendStringInfo(text, "%st.%s = n.%s", i > 0 ? " AND " : "",
 						 rows->columns[i].name, rows->columns[i].name);
 }
@@ -236,10 +251,10 @@ DescribeUpdate(Statement *statement, GigWrite write, const GigRows *rows)
 static void
 AppendAssignments(Statement *statement, GigWrite write, const char *source)
 {
-	const GigColumn *columns = writes[write].columns;
+	const GigTableInfo *table = &gig_tables[writes[write].table];
 
-	for (int i = writes[write].nkeys; i < writes[write].ncolumns; i++)
+	for (int i = table->nkeys; i < table->ncolumns; i++)
 		appendStringInfo(&statement->text, "%s%s = %s.%s",
-						 i > writes[write].nkeys ? ", " : "", columns[i].name,
-						 source, columns[i].name);
+						 i > table->nkeys ? ", " : "", table->columns[i].name,
+						 source, table->columns[i].name);
 }

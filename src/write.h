@@ -8,9 +8,9 @@
 #ifndef GIGS_WEBHOOKS_WRITE_H
 #define GIGS_WEBHOOKS_WRITE_H
 
-#include "account.h"
-#include "delivery.h"
+#include "direct.h"
 #include "row.h"
+#include "table.h"
 
 /* What becomes of rows.  The one that comes first here counts the rows. */
 typedef enum GigWrite
@@ -25,35 +25,17 @@ typedef enum GigWrite
 
 #define GIG_WRITES (RESTORE_CHANGES + 1)
 
-/* A row of gig_event_log. */
-typedef struct GigEventRow
-{
-	int64 event_id;
-	TimestampTz received_at;
-	GigEventKind event;
-	pg_uuid_t account_id;
-	text *name;
-	bytea *body;
-} GigEventRow;
-
-/* A row of gig_change. */
-typedef struct GigChange
-{
-	pg_uuid_t account_id;
-	pg_uuid_t gig_id;
-	GigEventKind change;
-	TimestampTz changed_at;
-	int64 event_id;
-} GigChange;
-
 typedef struct GigWriter
 {
 	const GigSchema *schema;
+	GigDirect *direct; /* rows are written directly, one by one */
+	uint64 ndirect;	   /* events written so */
 	GigRows rows[GIG_WRITES];
 } GigWriter;
 
 /* These want to be called in the owner's name, connected to SPI. */
-extern void BeginWriting(GigWriter *writer, const GigSchema *schema);
+extern void BeginWriting(GigWriter *writer, const GigSchema *schema,
+						 GigDirect *direct);
 extern void WriteRow(GigWriter *writer, GigWrite write, const void *row,
 					 uint32 present);
 extern uint64 FinishWriting(GigWriter *writer);

@@ -1,0 +1,421 @@
+/*-------------------------------------------------------------------------
+ *
+ * direct.c
+ *	  Our tables without the planner and the executor, where they are
+ *	  ordinary tables.
+ *
+ * Starting the executor for a statement costs more than what it then does to a
+ * row.  So rows of ordinary tables are found through their primary key and
+ * written with the functions that logical replication applies its changes
+ * with.  A table that has something of its own to say (triggers, rules, row
+ * security, partitions, columns of its own, an access method or a planner
+ * that is not PostgreSQL's), and a transaction that must not see later than
+ * its snapshot, are left to SQL.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/plancache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "direct.h"
+#include "settings.h"
+#include "table.h"
+
+#define MAX_KEYS 2
+
+typedef struct OpenTable
+{
+	Relation relation; /* NULL: not opened yet */
+	ResultRelInfo *result;
+	TupleTableSlot *found; /* what has been read last */
+	TupleTableSlot *row;   /* what is written */
+	Relation key_index;	   /* NULL: nothing has been looked up yet */
+	IndexScanDesc scan;	   /* over the key, as of the direct's snapshot */
+} OpenTable;
+
+struct GigDirect
+{
+	const GigSchema *schema;
+	EState *estate;
+	Snapshot snapshot; /* of what is read */
+	OpenTable tables[GIG_TABLES];
+};
+
+/* Which tables are ordinary, as far as that has been looked into. */
+static struct
+{
+	Oid oids[GIG_TABLES];
+	bool known;
+	bool ordinary; /* all of them */
+} tables;
+
+static bool TablesAreOrdinary(const GigSchema *schema);
+static bool TableIsOrdinary(const GigSchema *schema, GigTable table);
+static bool ColumnsAreOurs(const GigSchema *schema, GigTable table,
+						   TupleDesc tupdesc);
+static bool KeyIsOurs(Relation relation, int nkeys);
+static bool PlanIsOrdinary(const GigSchema *schema, GigTable table);
+static void ForgetTable(Datum arg, Oid table);
+static OpenTable *GetTable(GigDirect *direct, GigTable table);
+static void CloseTable(OpenTable *table);
+static void EndScans(GigDirect *direct);
+static void FillSlot(GigDirect *direct, GigTable table, TupleTableSlot *slot,
+					 const void *row, uint32 present);
+
+/*
+ * Asks to be told when the tables change.
+ */
+void
+InitDirect(void)
+{
+	CacheRegisterRelcacheCallback(ForgetTable, (Datum) 0);
+}
+
+static void
+ForgetTable(Datum arg pg_attribute_unused(), Oid table)
+{
+	for (int i = 0; i < GIG_TABLES; i++)
+	{
+		if (!OidIsValid(table) || table == tables.oids[i])
+			tables.known = false;
+	}
+}
+
+/*
+ * Makes ready to read and write directly.  Returns NULL where SQL has to do it.
+ */
+GigDirect *
+BeginDirect(const GigSchema *schema)
+{
+	GigDirect *direct;
+
+	if (!gig_direct_writes || IsolationUsesXactSnapshot() ||
+		!TablesAreOrdinary(schema))
+		return NULL;
+	direct = palloc0(sizeof(GigDirect));
+	direct->schema = schema;
+	direct->estate = CreateExecutorState();
+	InitRangeTable(direct->estate, schema->tables, GIG_TABLES);
+	direct->estate->es_output_cid = GetCurrentCommandId(true);
+	RefreshDirect(direct);
+	return direct;
+}
+
+/*
+ * From here on, reads what is committed by now.
+ */
+void
+RefreshDirect(GigDirect *direct)
+{
+	if (direct->snapshot != NULL)
+	{
+		EndScans(direct);
+		PopActiveSnapshot();
+	}
+	PushActiveSnapshot(GetLatestSnapshot());
+	direct->snapshot = GetActiveSnapshot();
+	direct->estate->es_snapshot = direct->snapshot;
+}
+
+/*
+ * Ends it; what has been written can be seen by what comes after.
+ */
+void
+EndDirect(GigDirect *direct)
+{
+	EndScans(direct);
+	for (int i = 0; i < GIG_TABLES; i++)
+		CloseTable(&direct->tables[i]);
+	PopActiveSnapshot();
+	FreeExecutorState(direct->estate);
+	CommandCounterIncrement();
+}
+
+static OpenTable *
+GetTable(GigDirect *direct, GigTable table)
+{
+	OpenTable *open = &direct->tables[table];
+
+	if (open->relation == NULL)
+	{
+		MemoryContext old_context =
+			MemoryContextSwitchTo(direct->estate->es_query_cxt);
+
+		open->relation =
+			table_open(direct->schema->tables[table], RowExclusiveLock);
+		open->result = makeNode(ResultRelInfo);
+		InitResultRelInfo(open->result, open->relation, table + 1, NULL, 0);
+		ExecOpenIndices(open->result, false);
+		open->found = table_slot_create(open->relation, NULL);
+		open->row = MakeSingleTupleTableSlot(RelationGetDescr(open->relation),
+											 &TTSOpsVirtual);
+		MemoryContextSwitchTo(old_context);
+	}
+	return open;
+}
+
+static void
+CloseTable(OpenTable *table)
+{
+	if (table->relation == NULL)
+		return;
+	if (table->key_index != NULL)
+		index_close(table->key_index, NoLock);
+	ExecDropSingleTupleTableSlot(table->found);
+	ExecDropSingleTupleTableSlot(table->row);
+	ExecCloseIndices(table->result);
+	table_close(table->relation, NoLock);
+}
+
+static void
+EndScans(GigDirect *direct)
+{
+	for (int i = 0; i < GIG_TABLES; i++)
+	{
+		OpenTable *table = &direct->tables[i];
+
+		if (table->scan != NULL)
+		{
+			ExecClearTuple(table->found);
+			index_endscan(table->scan);
+			table->scan = NULL;
+		}
+	}
+}
+
+/*
+ * Finds the row that has the primary key of "key".  Returns NULL, or a slot
+ * that is good until the table is next read.
+ */
+TupleTableSlot *
+FindRow(GigDirect *direct, GigTable table, const void *key)
+{
+	const GigTableInfo *info = &gig_tables[table];
+	OpenTable *open = GetTable(direct, table);
+	ScanKeyData keys[MAX_KEYS];
+
+	if (open->key_index == NULL)
+		open->key_index =
+			index_open(PrimaryKeyIndex(open->relation), AccessShareLock);
+	if (open->scan == NULL)
+		open->scan = BeginIndexScan(open->relation, open->key_index,
+									direct->snapshot, info->nkeys);
+	for (int i = 0; i < info->nkeys; i++)
+	{
+		const GigColumn *column = &info->columns[i];
+
+		ScanKeyInit(&keys[i], (AttrNumber) (i + 1), BTEqualStrategyNumber,
+					column->type == COLUMN_UUID ? F_UUID_EQ : F_BYTEAEQ,
+					GigColumnDatum(direct->schema, column, key));
+	}
+	index_rescan(open->scan, keys, info->nkeys, NULL, 0);
+	if (!index_getnext_slot(open->scan, ForwardScanDirection, open->found))
+		return NULL;
+	return open->found;
+}
+
+/*
+ * Locks the row that has been found where tid says, and reads its latest
+ * version.  Returns NULL if it has been deleted meanwhile.
+ */
+TupleTableSlot *
+LockRow(GigDirect *direct, GigTable table, const ItemPointerData *tid)
+{
+	OpenTable *open = GetTable(direct, table);
+	ItemPointerData found = *tid; /* it may be in the slot that is filled */
+	TM_FailureData failure;
+	TM_Result result;
+
+	result = table_tuple_lock(open->relation, &found, direct->snapshot,
+							  open->found, GetCurrentCommandId(false),
+							  LockTupleNoKeyExclusive, LockWaitBlock,
+							  TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS |
+								  TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
+							  &failure);
+	switch (result)
+	{
+		case TM_Ok:
+			return open->found;
+		case TM_Deleted:
+			return NULL;
+		default:
+			elog(ERROR, "unexpected result of table_tuple_lock: %d",
+				 (int) result);
+	}
+}
+
+void
+InsertRow(GigDirect *direct, GigTable table, const void *row, uint32 present)
+{
+	OpenTable *open = GetTable(direct, table);
+
+	FillSlot(direct, table, open->row, row, present);
+	SimpleRelationInsert(open->result, direct->estate, open->row);
+	ResetPerTupleExprContext(direct->estate);
+}
+
+/*
+ * Writes over a row that has been locked; tid is that of its latest version.
+ */
+void
+UpdateRow(GigDirect *direct, GigTable table, const ItemPointerData *tid,
+		  const void *row, uint32 present)
+{
+	OpenTable *open = GetTable(direct, table);
+
+	FillSlot(direct, table, open->row, row, present);
+	open->found->tts_tid = *tid;
+	SimpleRelationUpdate(open->result, direct->estate, open->found, open->row);
+	ResetPerTupleExprContext(direct->estate);
+}
+
+static void
+FillSlot(GigDirect *direct, GigTable table, TupleTableSlot *slot,
+		 const void *row, uint32 present)
+{
+	const GigTableInfo *info = &gig_tables[table];
+
+	ExecClearTuple(slot);
+	for (int i = 0; i < info->ncolumns; i++)
+	{
+		slot->tts_isnull[i] = (present & (UINT32_C(1) << i)) == 0;
+		slot->tts_values[i] =
+			slot->tts_isnull[i]
+				? (Datum) 0
+				: GigColumnDatum(direct->schema, &info->columns[i], row);
+	}
+	ExecStoreVirtualTuple(slot);
+}
+
+/*
+ * Tells whether all tables are ordinary; looks only when something changed.
+ */
+static bool
+TablesAreOrdinary(const GigSchema *schema)
+{
+	if (tables.known &&
+		memcmp(tables.oids, schema->tables, sizeof(tables.oids)) == 0)
+		return tables.ordinary;
+
+	memcpy(tables.oids, schema->tables, sizeof(tables.oids));
+	tables.known = true;
+	tables.ordinary = false;
+	for (int i = 0; i < GIG_TABLES; i++)
+	{
+		if (!TableIsOrdinary(schema, (GigTable) i))
+			return false;
+	}
+	tables.ordinary = true;
+	return tables.known;
+}
+
+static bool
+TableIsOrdinary(const GigSchema *schema, GigTable table)
+{
+	Relation relation = table_open(schema->tables[table], AccessShareLock);
+	TupleDesc tupdesc = RelationGetDescr(relation);
+	bool ordinary =
+		relation->rd_rel->relkind == RELKIND_RELATION &&
+		relation->rd_rel->relam == HEAP_TABLE_AM_OID &&
+		!relation->rd_rel->relispartition && !relation->rd_rel->relhassubclass &&
+		!relation->rd_rel->relrowsecurity && relation->rd_rules == NULL &&
+		relation->trigdesc == NULL &&
+		(tupdesc->constr == NULL || (!tupdesc->constr->has_generated_stored &&
+									 tupdesc->constr->num_check == 0)) &&
+		ColumnsAreOurs(schema, table, tupdesc) &&
+		KeyIsOurs(relation, gig_tables[table].nkeys);
+
+	table_close(relation, AccessShareLock);
+	return ordinary && PlanIsOrdinary(schema, table);
+}
+
+static bool
+ColumnsAreOurs(const GigSchema *schema, GigTable table, TupleDesc tupdesc)
+{
+	const GigTableInfo *info = &gig_tables[table];
+
+	if (tupdesc->natts != info->ncolumns)
+		return false;
+	for (int i = 0; i < info->ncolumns; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
+
+		if (attribute->attisdropped ||
+			strcmp(NameStr(attribute->attname), info->columns[i].name) != 0 ||
+			attribute->atttypid != GigColumnTypeOid(schema, &info->columns[i]))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Tells whether a table's primary key is a usable B-tree over its first
+ * columns.
+ */
+static bool
+KeyIsOurs(Relation relation, int nkeys)
+{
+	Oid oid = PrimaryKeyIndex(relation);
+	Relation index;
+	bool ours;
+
+	if (!OidIsValid(oid))
+		return false;
+	index = index_open(oid, AccessShareLock);
+	ours = index->rd_rel->relam == BTREE_AM_OID &&
+		   index->rd_index->indisvalid && index->rd_index->indimmediate &&
+		   index->rd_index->indnkeyatts == nkeys;
+	for (int i = 0; ours && i < nkeys; i++)
+		ours = index->rd_index->indkey.values[i] == i + 1;
+	index_close(index, AccessShareLock);
+	return ours;
+}
+
+/*
+ * Tells whether the planner would do with the table what PostgreSQL does.
+ * Extensions that distribute tables, or store them in ways of their own, plan
+ * for them differently.
+ */
+static bool
+PlanIsOrdinary(const GigSchema *schema, GigTable table)
+{
+	char *query = psprintf("DELETE FROM %s.%s", schema->name,
+						   gig_tables[table].name); /* is never run */
+	SPIPlanPtr plan;
+	CachedPlan *cached;
+	bool ordinary;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	plan = SPI_prepare(query, 0, NULL);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s",
+			 SPI_result_code_string(SPI_result));
+	SPI_keepplan(plan); /* only a plan that is kept can be looked into */
+	cached = SPI_plan_get_cached_plan(plan);
+	ordinary = cached != NULL && list_length(cached->stmt_list) == 1 &&
+			   IsA(linitial_node(PlannedStmt, cached->stmt_list)->planTree,
+				   ModifyTable);
+	if (cached != NULL)
+		ReleasePlan(cached);
+	SPI_freeplan(plan);
+	SPI_finish();
+	return ordinary;
+}
