@@ -31,7 +31,7 @@ ifneq ($(filter $(script_goals),$(MAKECMDGOALS)),)
 export PG_CONFIG
 
 bench:
-	@scripts/setup
+	@scripts/setup bench
 	@bench/run
 
 check:

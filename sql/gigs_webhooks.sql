@@ -472,6 +472,125 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.gig_inbox_ingest() IS
 	'take in what is inserted into a raw inbox table; arguments: the columns of body, signature, outcome and error';
 
+-- It runs as its caller, whose table it is, and can't have a search_path of its
+-- own: then it could not commit.
+CREATE PROCEDURE @extschema@.drain_gig_inbox(
+	inbox regclass,
+	batch integer DEFAULT 10000,
+	key name DEFAULT 'id',
+	body name DEFAULT 'body',
+	signature name DEFAULT 'signature',
+	outcome name DEFAULT 'outcome',
+	error name DEFAULT 'error',
+	INOUT drained bigint DEFAULT 0,
+	INOUT rejected bigint DEFAULT 0
+)
+LANGUAGE plpgsql
+AS $$
+DECLARE
+	columns CONSTANT text[] := ARRAY[key, body, signature, outcome, error];
+	table_name CONSTANT name := (
+		SELECT c.relname FROM pg_catalog.pg_class AS c WHERE c.oid = inbox
+	);
+	types text[];
+	missing integer;
+	statement text;
+	last_key text;
+	restarted boolean := false;
+	taken bigint;
+	bad bigint;
+BEGIN
+	IF coalesce(batch, 0) <= 0 THEN
+		RAISE invalid_parameter_value
+			USING MESSAGE = 'batch must be greater than zero';
+	END IF;
+
+	SELECT pg_catalog.array_agg(a.atttypid::pg_catalog.regtype::text ORDER BY c.place)
+	INTO types
+	FROM pg_catalog.unnest(columns) WITH ORDINALITY AS c (name, place)
+	LEFT JOIN pg_catalog.pg_attribute AS a
+		ON a.attrelid = inbox AND a.attname = c.name AND a.attnum > 0;
+	missing := pg_catalog.array_position(types, NULL);
+	IF missing IS NOT NULL THEN
+		RAISE undefined_column USING MESSAGE = pg_catalog.format(
+			'column "%s" of table "%s" does not exist', columns[missing], table_name);
+	END IF;
+
+	statement := pg_catalog.format(
+		$statement$
+		WITH taken AS MATERIALIZED (
+			SELECT
+				pg_catalog.row_number() OVER (ORDER BY l.key) AS ord,
+				l.key,
+				l.body,
+				l.signature
+			FROM (
+				SELECT i.%2$I AS key, %3$s AS body, i.%4$I::text AS signature
+				FROM %1$s AS i
+				WHERE i.%5$I IS NULL AND ($1 IS NULL OR i.%2$I > $1::%7$s)
+				ORDER BY i.%2$I
+				LIMIT $2
+				FOR UPDATE SKIP LOCKED
+			) AS l
+		), ingested AS MATERIALIZED (
+			SELECT r.*
+			FROM (
+				SELECT
+					pg_catalog.array_agg(t.body ORDER BY t.ord) AS bodies,
+					pg_catalog.array_agg(t.signature ORDER BY t.ord) AS signatures
+				FROM taken AS t
+				HAVING pg_catalog.count(*) > 0
+			) AS a
+			CROSS JOIN LATERAL @extschema@.ingest_gig_events(a.bodies, a.signatures) AS r
+		), done AS MATERIALIZED (
+			SELECT t.key, r.*
+			FROM taken AS t
+			JOIN ingested AS r ON r.ord = t.ord
+		), marked AS (
+			UPDATE %1$s AS i
+			SET %5$I = d.outcome::text::%8$s, %6$I = d.sqlstate || ': ' || d.message
+			FROM done AS d
+			WHERE i.%2$I = d.key
+		)
+		SELECT
+			pg_catalog.count(*),
+			pg_catalog.count(*) FILTER (WHERE d.outcome::text = 'rejected'),
+			(pg_catalog.array_agg(d.key ORDER BY d.ord DESC))[1]::text
+		FROM done AS d
+		$statement$,
+		inbox,
+		key,
+		CASE types[2]
+			WHEN 'bytea' THEN pg_catalog.format('i.%I', body)
+			ELSE pg_catalog.format('pg_catalog.convert_to(i.%I::text, ''UTF8'')', body)
+		END,
+		signature,
+		outcome,
+		error,
+		types[1],
+		types[4]
+	);
+
+	drained := 0;
+	rejected := 0;
+	LOOP
+		EXECUTE statement INTO taken, bad, last_key USING last_key, batch;
+		COMMIT;
+		IF taken = 0 THEN
+			EXIT WHEN restarted;
+			-- another session may have given up rows that it had locked
+			restarted := true;
+			CONTINUE;
+		END IF;
+		drained := drained + taken;
+		rejected := rejected + bad;
+		RAISE NOTICE 'rows drained from "%": %, rejected: %', table_name, drained, rejected;
+	END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE @extschema@.drain_gig_inbox(regclass, integer, name, name, name, name, name, bigint, bigint) IS
+	'take in the rows of an inbox table that have no outcome yet, a batch a transaction; goes on where it was ended, and beside others';
+
 --
 -- Subscriptions
 --
@@ -929,6 +1048,10 @@ REVOKE ALL ON FUNCTION
 	@extschema@.gig_event_counts(interval, timestamptz, timestamptz)
 FROM PUBLIC;
 
+REVOKE ALL ON PROCEDURE
+	@extschema@.drain_gig_inbox(regclass, integer, name, name, name, name, name, bigint, bigint)
+FROM PUBLIC;
+
 -- Default privileges may have granted more, to anyone.
 DO $$
 DECLARE
@@ -944,7 +1067,7 @@ BEGIN
 			pg_catalog.aclexplode(c.relacl) AS a
 		WHERE e.extname = 'gigs_webhooks' AND a.grantee <> c.relowner
 		UNION
-		SELECT 'FUNCTION', p.oid::pg_catalog.regprocedure::text, a.grantee
+		SELECT 'ROUTINE', p.oid::pg_catalog.regprocedure::text, a.grantee
 		FROM pg_catalog.pg_depend AS d
 		JOIN pg_catalog.pg_extension AS e
 			ON d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid = e.oid

@@ -17,7 +17,6 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -25,8 +24,7 @@
 #include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
-#include "nodes/makefuncs.h"
+#include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/plancache.h"
@@ -106,8 +104,12 @@ BeginDirect(const GigSchema *schema)
 {
 	GigDirect *direct;
 
-	if (!gig_direct_writes || IsolationUsesXactSnapshot() ||
-		!TablesAreOrdinary(schema))
+	if (!gig_direct_writes || IsolationUsesXactSnapshot())
+		return NULL;
+	/* once they are locked nobody can make them anything else */
+	for (int i = 0; i < GIG_TABLES; i++)
+		LockRelationOid(schema->tables[i], RowExclusiveLock);
+	if (!TablesAreOrdinary(schema))
 		return NULL;
 	direct = palloc0(sizeof(GigDirect));
 	direct->schema = schema;
@@ -159,7 +161,7 @@ GetTable(GigDirect *direct, GigTable table)
 			MemoryContextSwitchTo(direct->estate->es_query_cxt);
 
 		open->relation =
-			table_open(direct->schema->tables[table], RowExclusiveLock);
+			table_open(direct->schema->tables[table], NoLock);
 		open->result = makeNode(ResultRelInfo);
 		InitResultRelInfo(open->result, open->relation, table + 1, NULL, 0);
 		ExecOpenIndices(open->result, false);

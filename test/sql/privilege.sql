@@ -275,7 +275,7 @@ SELECT * FROM gigs_private.prune_gig_events('1 day');
 SELECT event, events, gigs FROM gigs_private.gig_event_counts('36500 days', '-infinity', 'infinity');
 SELECT account_id, state, days_covered, last_event, stalled FROM gigs_private.gig_sync_status ORDER BY account_id;
 SELECT accounts, fully_synced, all_synced, available_count FROM gigs_private.gig_user_sync;
-SELECT state, accounts, gigs FROM gigs_private.gig_sync_summary;
+SELECT state, accounts, gigs FROM gigs_private.gig_sync_summary ORDER BY state;
 SELECT event, account_id, available_count FROM gigs_private.gig_event_history ORDER BY event_id;
 \set VERBOSITY default
 SET search_path = pg_catalog;

@@ -1,0 +1,89 @@
+--
+-- Draining a backlog of raw rows
+--
+CREATE SCHEMA gigs;
+CREATE EXTENSION gigs_webhooks SCHEMA gigs;
+\encoding UTF8
+\pset format unaligned
+\set SHOW_CONTEXT never
+SELECT gigs.create_gig_subscription('payroll', 'https://example.com/hooks', 's3cret');
+
+CREATE FUNCTION pg_temp.body(n int)
+RETURNS text LANGUAGE sql AS $$
+	SELECT format('{"event":"gigs.added","name":"payroll","data":{"account":"00000000-0000-4000-8000-00000000000%s","user":"00000000-0000-4000-9000-000000000001","available_count":%s,"added_count":1}}', n % 3, n)
+$$;
+
+CREATE TABLE inbox (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	body bytea,
+	signature text,
+	outcome text,
+	error text
+);
+INSERT INTO inbox (body, signature)
+SELECT convert_to(pg_temp.body(n), 'UTF8'), gigs.sign_gig_event(pg_temp.body(n), 's3cret')
+FROM generate_series(1, 22) AS n
+ORDER BY n;
+-- a redelivery, a forgery, no JSON, nothing
+INSERT INTO inbox (body, signature)
+SELECT body, signature FROM inbox WHERE id = 22;
+INSERT INTO inbox (body, signature)
+SELECT body, repeat('0', 128) FROM inbox WHERE id = 22;
+INSERT INTO inbox (body, signature) VALUES ('no JSON', NULL), (NULL, NULL);
+
+-- In batches, in the rows' order
+CALL gigs.drain_gig_inbox('inbox', batch => 10);
+SELECT outcome, error, count(*), min(id), max(id) FROM inbox GROUP BY 1, 2 ORDER BY 4;
+SELECT right(account_id::text, 1) AS account, available_count, added_total, events, duplicates
+FROM gigs.gig_account_sync ORDER BY 1;
+
+-- What is done is left alone
+CALL gigs.drain_gig_inbox('inbox');
+
+-- Other names and types, and names that have to be quoted
+CREATE TABLE "In Box" (
+	arrived int PRIMARY KEY,
+	payload text,
+	"X-Argyle-Signature" varchar(200),
+	status gigs.gig_ingest_outcome,
+	"what's wrong" text
+);
+INSERT INTO "In Box" (arrived, payload, "X-Argyle-Signature")
+SELECT -n, pg_temp.body(n), gigs.sign_gig_event(pg_temp.body(n), 's3cret')
+FROM generate_series(30, 33) AS n;
+CALL gigs.drain_gig_inbox('"In Box"', 3, 'arrived', 'payload', 'X-Argyle-Signature', 'status', 'what''s wrong');
+SELECT arrived, status, "what's wrong" FROM "In Box" ORDER BY 1;
+SELECT right(account_id::text, 1) AS account, available_count
+FROM gigs.gig_account_sync ORDER BY 1;
+
+-- Errors
+CALL gigs.drain_gig_inbox('inbox', 0);
+CALL gigs.drain_gig_inbox('inbox', NULL);
+CALL gigs.drain_gig_inbox('"In Box"');
+CALL gigs.drain_gig_inbox('inbox', outcome => 'nothing');
+INSERT INTO inbox (body) VALUES (NULL);
+BEGIN;
+CALL gigs.drain_gig_inbox('inbox');
+ROLLBACK;
+SELECT count(*) FROM inbox WHERE outcome IS NULL;
+
+-- It is for those it is granted to, and their rights on the table are theirs
+CREATE ROLE regress_gig_worker;
+GRANT USAGE ON SCHEMA gigs TO regress_gig_worker;
+SET ROLE regress_gig_worker;
+CALL gigs.drain_gig_inbox('inbox');
+RESET ROLE;
+GRANT EXECUTE ON PROCEDURE gigs.drain_gig_inbox TO regress_gig_worker;
+GRANT EXECUTE ON FUNCTION gigs.ingest_gig_events(bytea[], text[]) TO regress_gig_worker;
+SET ROLE regress_gig_worker;
+CALL gigs.drain_gig_inbox('inbox');
+RESET ROLE;
+GRANT SELECT, UPDATE ON inbox TO regress_gig_worker;
+SET ROLE regress_gig_worker;
+CALL gigs.drain_gig_inbox('inbox');
+RESET ROLE;
+
+DROP TABLE inbox, "In Box";
+DROP EXTENSION gigs_webhooks;
+DROP SCHEMA gigs;
+DROP ROLE regress_gig_worker;
