@@ -8,8 +8,8 @@
  * has come of it is written by one statement.  One event is a batch of one.
  *
  * Tables which are partitioned, distributed or carry triggers are read and
- * written by SQL, ordinary ones directly, which is faster.  This room knows nothing of JSON
- * or HMAC.
+ * written by SQL, ordinary ones directly, which is faster.  This room knows
+ * nothing of JSON or HMAC.
  *
  *-------------------------------------------------------------------------
  */

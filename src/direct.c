@@ -146,6 +146,8 @@ EndDirect(GigDirect *direct)
 	for (int i = 0; i < GIG_TABLES; i++)
 		CloseTable(&direct->tables[i]);
 	PopActiveSnapshot();
+	/* before PostgreSQL 14, an update asks for a trigger's slot even if there is none */
+	ExecResetTupleTable(direct->estate->es_tupleTable, false);
 	FreeExecutorState(direct->estate);
 	CommandCounterIncrement();
 }
@@ -160,8 +162,7 @@ GetTable(GigDirect *direct, GigTable table)
 		MemoryContext old_context =
 			MemoryContextSwitchTo(direct->estate->es_query_cxt);
 
-		open->relation =
-			table_open(direct->schema->tables[table], NoLock);
+		open->relation = table_open(direct->schema->tables[table], NoLock);
 		open->result = makeNode(ResultRelInfo);
 		InitResultRelInfo(open->result, open->relation, table + 1, NULL, 0);
 		ExecOpenIndices(open->result, false);
