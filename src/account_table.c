@@ -86,22 +86,33 @@ static bool
 LockAccountsDirectly(const GigSchema *schema, GigDirect *direct,
 					 GigAccount *accounts, int naccounts)
 {
+	bool missing = false;
+
 	for (int i = 0; i < naccounts; i++)
 	{
 		TupleTableSlot *row = FindRow(direct, TABLE_ACCOUNT_SYNC, &accounts[i]);
 
 		CHECK_FOR_INTERRUPTS();
-		if (row == NULL)
-			return false;
-		accounts[i].tid = row->tts_tid;
+		if (row != NULL)
+			accounts[i].tid = row->tts_tid;
+		else
+		{
+			ItemPointerSetInvalid(&accounts[i].tid);
+			missing = true;
+		}
 	}
+	if (missing)
+		return false;
 	for (int i = 0; i < naccounts; i++)
 	{
 		TupleTableSlot *row =
 			LockRow(direct, TABLE_ACCOUNT_SYNC, &accounts[i].tid);
 
 		if (row == NULL)
+		{
+			ItemPointerSetInvalid(&accounts[i].tid);
 			return false;
+		}
 		slot_getallattrs(row);
 		SetAccount(schema, &accounts[i], row->tts_values, row->tts_isnull);
 		accounts[i].tid = row->tts_tid;
@@ -168,6 +179,9 @@ SetAccount(const GigSchema *schema, GigAccount *account, const Datum *values,
 	}
 }
 
+/*
+ * Creates accounts, but those that have been found and may still be there.
+ */
 static void
 CreateAccounts(const GigSchema *schema, const GigAccount *accounts,
 			   int naccounts)
@@ -178,9 +192,12 @@ CreateAccounts(const GigSchema *schema, const GigAccount *accounts,
 	InitRows(&rows, schema, "accounts", gig_account_columns,
 			 ACCOUNT_USER_ID + 1);
 	for (int i = 0; i < naccounts; i++)
-		AddRow(&rows, &accounts[i], ALL_PRESENT);
+	{
+		if (!ItemPointerIsValid(&accounts[i].tid))
+			AddRow(&rows, &accounts[i], ALL_PRESENT);
+	}
 	PutRows(&arguments, &rows);
-	RunPlan(schema, naccounts == 1 ? &create_account : &create_accounts, &rows,
+	RunPlan(schema, rows.nrows == 1 ? &create_account : &create_accounts, &rows,
 			&arguments, InvalidSnapshot, SPI_OK_INSERT);
 	TakeBackRows(&rows);
 }

@@ -139,15 +139,20 @@ InitRangeTable(EState *estate, const Oid *tables, int ntables)
 	MemoryContextSwitchTo(old_context);
 }
 
-/* PostgreSQL 14 made the table a parameter; before, the state had it. */
+/*
+ * Inserts a row's index entries.  PostgreSQL 14 made the table a parameter;
+ * before, the state had it.
+ */
 static inline void
-SimpleRelationInsert(ResultRelInfo *table, EState *estate, TupleTableSlot *row)
+InsertIndexEntries(ResultRelInfo *table, EState *estate, TupleTableSlot *row)
 {
-#if PG_VERSION_NUM >= 140000
-	ExecSimpleRelationInsert(table, estate, row);
+#if PG_VERSION_NUM >= 160000
+	ExecInsertIndexTuples(table, row, estate, false, false, NULL, NIL, false);
+#elif PG_VERSION_NUM >= 140000
+	ExecInsertIndexTuples(table, row, estate, false, false, NULL, NIL);
 #else
 	estate->es_result_relation_info = table;
-	ExecSimpleRelationInsert(estate, row);
+	ExecInsertIndexTuples(row, estate, false, NULL, NIL);
 #endif
 }
 

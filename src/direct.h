@@ -26,6 +26,7 @@ extern TupleTableSlot *LockRow(GigDirect *direct, GigTable table,
 							   const ItemPointerData *tid);
 extern void InsertRow(GigDirect *direct, GigTable table, const void *row,
 					  uint32 present);
+extern void InsertRows(GigDirect *direct);
 extern void UpdateRow(GigDirect *direct, GigTable table,
 					  const ItemPointerData *tid, const void *row,
 					  uint32 present);

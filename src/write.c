@@ -129,6 +129,8 @@ FinishWriting(GigWriter *writer)
 	bool found = false;
 	uint64 nrows;
 
+	if (writer->direct != NULL)
+		InsertRows(writer->direct);
 	for (int i = 0; i < GIG_WRITES; i++)
 	{
 		if (writer->rows[i].nrows == 0)

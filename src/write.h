@@ -28,7 +28,7 @@ typedef enum GigWrite
 typedef struct GigWriter
 {
 	const GigSchema *schema;
-	GigDirect *direct; /* rows are written directly, one by one */
+	GigDirect *direct; /* rows are written directly */
 	uint64 ndirect;	   /* events written so */
 	GigRows rows[GIG_WRITES];
 } GigWriter;
