@@ -319,7 +319,8 @@ InsertPending(GigDirect *direct, OpenTable *table)
 	if (table->npending == 0)
 		return;
 	CHECK_FOR_INTERRUPTS();
-	old_context = MemoryContextSwitchTo(GetPerTupleMemoryContext(direct->estate));
+	old_context =
+		MemoryContextSwitchTo(GetPerTupleMemoryContext(direct->estate));
 	table_multi_insert(table->relation, table->pending, table->npending,
 					   GetCurrentCommandId(true), 0, NULL);
 	MemoryContextSwitchTo(old_context);

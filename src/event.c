@@ -19,6 +19,7 @@
 #define ALL \
 	(ADDED | UPDATED | REMOVED | PARTIALLY | GIG_EVENT_BIT(GIGS_FULLY_SYNCED))
 
+#define KEY(name) name, sizeof(name) - 1, "data." name
 #define MEMBER(name) offsetof(GigEvent, name)
 
 const char *const gig_event_names[GIG_EVENT_KINDS] = {
@@ -32,23 +33,23 @@ const char *const gig_event_names[GIG_EVENT_KINDS] = {
 /* clang-format off */
 const GigEventField gig_event_fields[GIG_EVENT_FIELDS] = {
 	/* key, column, column of gig_event, type, events, required, member */
-	{"account", "account_id", "account_id", GIG_UUID, ALL, true, MEMBER(account_id)},
-	{"user", "user_id", "user_id", GIG_UUID, ALL, true, MEMBER(user_id)},
-	{"available_from", "available_from", "available_from", GIG_TIMESTAMP, ALL, false, MEMBER(available_from)},
-	{"available_to", "available_to", "available_to", GIG_TIMESTAMP, ALL, false, MEMBER(available_to)},
-	{"available_count", "available_count", "available_count", GIG_COUNT, ALL, true, MEMBER(available_count)},
-	{"added_count", "added_count", "changed_count", GIG_COUNT, ADDED, true, MEMBER(changed_count)},
-	{"added_from", "added_from", "changed_from", GIG_TIMESTAMP, ADDED, false, MEMBER(changed_from)},
-	{"added_to", "added_to", "changed_to", GIG_TIMESTAMP, ADDED, false, MEMBER(changed_to)},
-	{"updated_count", "updated_count", "changed_count", GIG_COUNT, UPDATED, true, MEMBER(changed_count)},
-	{"updated_gigs", "updated_gigs", "changed_gigs", GIG_UUID_ARRAY, UPDATED, true, MEMBER(changed_gigs)},
-	{"updated_from", "updated_from", "changed_from", GIG_TIMESTAMP, UPDATED, false, MEMBER(changed_from)},
-	{"updated_to", "updated_to", "changed_to", GIG_TIMESTAMP, UPDATED, false, MEMBER(changed_to)},
-	{"removed_count", "removed_count", "changed_count", GIG_COUNT, REMOVED, true, MEMBER(changed_count)},
-	{"removed_gigs", "removed_gigs", "changed_gigs", GIG_UUID_ARRAY, REMOVED, true, MEMBER(changed_gigs)},
-	{"removed_from", "removed_from", "changed_from", GIG_TIMESTAMP, REMOVED, false, MEMBER(changed_from)},
-	{"removed_to", "removed_to", "changed_to", GIG_TIMESTAMP, REMOVED, false, MEMBER(changed_to)},
-	{"days_synced", "days_synced", "days_synced", GIG_COUNT, PARTIALLY, true, MEMBER(days_synced)},
+	{KEY("account"), "account_id", "account_id", GIG_UUID, ALL, true, MEMBER(account_id)},
+	{KEY("user"), "user_id", "user_id", GIG_UUID, ALL, true, MEMBER(user_id)},
+	{KEY("available_from"), "available_from", "available_from", GIG_TIMESTAMP, ALL, false, MEMBER(available_from)},
+	{KEY("available_to"), "available_to", "available_to", GIG_TIMESTAMP, ALL, false, MEMBER(available_to)},
+	{KEY("available_count"), "available_count", "available_count", GIG_COUNT, ALL, true, MEMBER(available_count)},
+	{KEY("added_count"), "added_count", "changed_count", GIG_COUNT, ADDED, true, MEMBER(changed_count)},
+	{KEY("added_from"), "added_from", "changed_from", GIG_TIMESTAMP, ADDED, false, MEMBER(changed_from)},
+	{KEY("added_to"), "added_to", "changed_to", GIG_TIMESTAMP, ADDED, false, MEMBER(changed_to)},
+	{KEY("updated_count"), "updated_count", "changed_count", GIG_COUNT, UPDATED, true, MEMBER(changed_count)},
+	{KEY("updated_gigs"), "updated_gigs", "changed_gigs", GIG_UUID_ARRAY, UPDATED, true, MEMBER(changed_gigs)},
+	{KEY("updated_from"), "updated_from", "changed_from", GIG_TIMESTAMP, UPDATED, false, MEMBER(changed_from)},
+	{KEY("updated_to"), "updated_to", "changed_to", GIG_TIMESTAMP, UPDATED, false, MEMBER(changed_to)},
+	{KEY("removed_count"), "removed_count", "changed_count", GIG_COUNT, REMOVED, true, MEMBER(changed_count)},
+	{KEY("removed_gigs"), "removed_gigs", "changed_gigs", GIG_UUID_ARRAY, REMOVED, true, MEMBER(changed_gigs)},
+	{KEY("removed_from"), "removed_from", "changed_from", GIG_TIMESTAMP, REMOVED, false, MEMBER(changed_from)},
+	{KEY("removed_to"), "removed_to", "changed_to", GIG_TIMESTAMP, REMOVED, false, MEMBER(changed_to)},
+	{KEY("days_synced"), "days_synced", "days_synced", GIG_COUNT, PARTIALLY, true, MEMBER(days_synced)},
 };
 /* clang-format on */
 
@@ -78,7 +79,7 @@ FindGigEventField(const char *key, size_t len)
 {
 	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
 	{
-		if (strlen(gig_event_fields[i].key) == len &&
+		if (gig_event_fields[i].key_len == len &&
 			memcmp(gig_event_fields[i].key, key, len) == 0)
 			return i;
 	}

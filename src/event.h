@@ -66,7 +66,9 @@ typedef struct GigEvent
 
 typedef struct GigEventField
 {
-	const char *key;		/* in the JSON object "data" */
+	const char *key; /* in the JSON object "data" */
+	size_t key_len;
+	const char *path;		/* of the key in the body */
 	const char *column;		/* in the event's own composite type */
 	const char *any_column; /* in gig_event */
 	GigFieldType type;

@@ -191,15 +191,14 @@ ReadField(const GigDocument *document, int field, GigEvent *event,
 	const GigEventField *info = &gig_event_fields[field];
 	const JsonValue *value = &document->fields[field];
 	const GigList *list = &document->lists[field];
+	const char *path = info->path;
 	void *member = GigEventMember(event, field);
-	char path[64];
 	bool ok = true;
 
 	if (!info->required &&
 		(value->type == JSON_TOKEN_INVALID || value->type == JSON_TOKEN_NULL))
 		return true;
 
-	snprintf(path, sizeof(path), "data.%s", info->key);
 	switch (info->type)
 	{
 		case GIG_UUID:
@@ -413,10 +412,15 @@ NoteGig(GigDocument *document)
 				? repalloc(gigs->elements, list->capacity * sizeof(pg_uuid_t))
 				: palloc(list->capacity * sizeof(pg_uuid_t));
 	}
-	snprintf(path, sizeof(path), "data.%s[%d]",
-			 gig_event_fields[document->current_list].key, gigs->length);
-	if (DecodeUuid(&value, path, &gigs->elements[gigs->length], &list->error))
+	if (DecodeUuid(&value, "", &gigs->elements[gigs->length], &list->error))
+	{
 		gigs->length++;
+		return;
+	}
+	/* again, now that it's worth writing the path */
+	snprintf(path, sizeof(path), "%s[%d]",
+			 gig_event_fields[document->current_list].path, gigs->length);
+	DecodeUuid(&value, path, &gigs->elements[gigs->length], &list->error);
 }
 
 /*

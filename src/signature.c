@@ -22,6 +22,7 @@
 
 #include "utils/memutils.h"
 
+#include "hex.h"
 #include "signature.h"
 
 /*
@@ -147,18 +148,8 @@ bool
 DecodeSignature(const char *hex, size_t len,
 				unsigned char signature[SIGNATURE_BYTES])
 {
-	if (len != SIGNATURE_HEX_LEN)
-		return false;
-	for (int i = 0; i < SIGNATURE_BYTES; i++)
-	{
-		int high = OPENSSL_hexchar2int((unsigned char) hex[2 * i]);
-		int low = OPENSSL_hexchar2int((unsigned char) hex[2 * i + 1]);
-
-		if (high < 0 || low < 0)
-			return false;
-		signature[i] = (unsigned char) (high << 4 | low);
-	}
-	return true;
+	return len == SIGNATURE_HEX_LEN &&
+		   DecodeHex(hex, signature, SIGNATURE_BYTES);
 }
 
 /*

@@ -165,6 +165,14 @@ SELECT s, (parse_gig_event(pg_temp.partial('available_from', to_json(s)::text)))
 FROM unnest('{2023-01-02T03:04:05Z,2023-01-02t03:04:05z,2023-01-02 03:04:05,2023-01-02T03:04:05,2023-01-02T03:04,
 	2023-01-02T03:04:05.123456Z,2023-01-02T03:04:05.5+02:00,2023-01-02T03:04:05-0330,2023-01-02T03:04:05+02,
 	2023-01-02T0:000:00Z,2024-02-29T24:00:00Z,2016-12-31T23:59:60Z,0001-01-01T00:00:00Z,9999-12-31T23:59:59Z}'::text[]) AS s;
+-- as PostgreSQL reads them, all over the calendar
+SELECT count(*), count(*) FILTER (WHERE parsed <> read) AS different
+FROM generate_series(timestamp '0001-01-01 00:00:00', '9999-12-31 23:59:59', '97 days 7:11:13') AS t,
+	to_char(t, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS s,
+	CAST(s AS timestamptz) AS read,
+	LATERAL (SELECT (parse_gig_event(pg_temp.partial('available_from', to_json(s)::text))).available_from) AS p (parsed);
+SELECT s, (parse_gig_event(pg_temp.partial('available_from', to_json(s)::text))).available_from = s::timestamptz AS same
+FROM unnest('{2000-02-29T00:00:00Z,2023-02-28T23:59:59Z,2023-12-31T00:00:00Z,2023-04-30T23:00:00Z}'::text[]) AS s;
 -- whatever the session's zone and style
 SET TimeZone = 'America/New_York';
 SET DateStyle = 'SQL, DMY';
@@ -224,7 +232,8 @@ FROM unnest(ARRAY['""', '"0187c66e-e7e5-811c-b006-2232f00f426"', '"0187c66e-e7e5
 -- strings that are no date-times
 SELECT v, pg_temp.try_partial('available_from', to_json(v)::text)
 FROM unnest(ARRAY['', 'now', 'infinity', '-infinity', 'epoch', 'today', 'yesterday 00:00', '2023-01-02', '20230102T030405Z',
-	'2023-02-30T00:00:00Z', '2023-13-01T00:00:00Z', '2023-00-01T00:00:00Z', '2023-01-02T25:00:00Z', '2023-01-02T00:60:00Z',
+	'2023-02-30T00:00:00Z', '2023-02-29T00:00:00Z', '1900-02-29T00:00:00Z', '2023-04-31T00:00:00Z', '2023-01-32T00:00:00Z',
+	'0000-01-01T00:00:00Z', '2023-13-01T00:00:00Z', '2023-00-01T00:00:00Z', '2023-01-02T25:00:00Z', '2023-01-02T00:60:00Z',
 	'0000-01-01T00:00:00Z', '2023-01-02T', '2023-01-02T00', '2023-01-02TZ', '2023-01-02T00:00:00ZZ', '2023-01-02T00:00:00 Z',
 	'2023-01-02T00:00:00 PST', '2023-01-02T00:00:00+2', '2023-01-02T00:00:00+25:00', '2023-01-02T00:00:00+02:00:00',
 	'2023-01-02T00:00:00 BC', '01/02/2023 00:00:00', '2023-Jan-02T00:00:00Z', '12023-01-02T00:00:00Z', '2023-01-02T::Z',

@@ -1,0 +1,13 @@
+/*-------------------------------------------------------------------------
+ *
+ * hex.h
+ *	  Hexadecimal digits into bytes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GIGS_WEBHOOKS_HEX_H
+#define GIGS_WEBHOOKS_HEX_H
+
+extern bool DecodeHex(const char *hex, unsigned char *bytes, int nbytes);
+
+#endif /* GIGS_WEBHOOKS_HEX_H */
