@@ -23,29 +23,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <libpq-fe.h>
 
+#include "events.h"
+
 #define BYTEAOID 17
 #define TEXTOID 25
 #define MAX_CLIENTS 64
-#define COLUMNS 12
 #define PARSED_PARAMETERS (COLUMNS - 1) /* all but the signature */
-
-/* Columns of the stream. */
-enum
-{
-	ACCOUNT,
-	BODY,
-	SIGNATURE
-};
-
-typedef struct Event
-{
-	char *columns[COLUMNS];
-} Event;
 
 /* The parameters of one execution. */
 typedef struct Call
@@ -66,6 +53,8 @@ typedef struct Client
 	int ncalls;
 } Client;
 
+const char program[] = "client";
+
 static int nclients = 1;
 static int batch = 1;
 static bool spread = false;
@@ -75,86 +64,14 @@ static Client clients[MAX_CLIENTS];
 static pthread_barrier_t start;
 
 static void
-Fail(const char *what, const char *why)
-{
-	fprintf(stderr, "client: %s: %s\n", what, why);
-	exit(1);
-}
-
-static void *
-Allocate(size_t size)
-{
-	void *memory = calloc(1, size > 0 ? size : 1);
-
-	if (memory == NULL)
-		Fail("calloc", "out of memory");
-	return memory;
-}
-
-static char *
-ReadFile(const char *path)
-{
-	FILE *file = fopen(path, "rb");
-	char *content;
-	long size;
-
-	if (file == NULL || fseek(file, 0, SEEK_END) != 0)
-		Fail(path, "cannot be read");
-	size = ftell(file);
-	rewind(file);
-	content = Allocate((size_t) size + 1);
-	if (fread(content, 1, (size_t) size, file) != (size_t) size)
-		Fail(path, "cannot be read");
-	fclose(file);
-	return content;
-}
-
-/* Cuts the stream into events, in place. */
-static int
-SplitStream(char *content, Event **events)
-{
-	int capacity = 1024;
-	int n = 0;
-
-	*events = Allocate(capacity * sizeof(Event));
-	for (char *line = strtok(content, "\n"); line; line = strtok(NULL, "\n"))
-	{
-		if (n == capacity)
-		{
-			capacity *= 2;
-			*events = realloc(*events, capacity * sizeof(Event));
-			if (*events == NULL)
-				Fail("realloc", "out of memory");
-		}
-		for (int i = 0; i < COLUMNS; i++)
-			(*events)[n].columns[i] = strsep(&line, "\t");
-		if ((*events)[n].columns[COLUMNS - 1] == NULL)
-			Fail("stream", "a line has too few columns");
-		n++;
-	}
-	return n;
-}
-
-static int
-ClientOf(const Event *event, int place)
-{
-	uint32_t hash = 2166136261u;
-
-	if (spread)
-		return place % nclients;
-	for (const char *c = event->columns[ACCOUNT]; *c != '\0'; c++)
-		hash = (hash ^ (unsigned char) *c) * 16777619u;
-	return (int) (hash % (uint32_t) nclients);
-}
-
-static void
 DealEvents(Event *events, int nevents)
 {
 	for (int i = 0; i < nclients; i++)
 		clients[i].events = Allocate(nevents * sizeof(Event *));
 	for (int i = 0; i < nevents; i++)
 	{
-		Client *client = &clients[ClientOf(&events[i], i)];
+		int place = spread ? i % nclients : PlaceOf(&events[i], nclients);
+		Client *client = &clients[place];
 
 		client->events[client->nevents++] = &events[i];
 	}
@@ -290,15 +207,6 @@ RunClient(void *argument)
 }
 
 static double
-Now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double) now.tv_sec + (double) now.tv_nsec / 1e9;
-}
-
-static double
 RunClients(void)
 {
 	double began;
@@ -349,7 +257,7 @@ main(int argc, char **argv)
 	int nevents;
 
 	ReadOptions(argc, argv);
-	nevents = SplitStream(ReadFile(argv[optind + 2]), &events);
+	nevents = ReadEvents(argv[optind + 2], &events);
 	DealEvents(events, nevents);
 	for (int i = 0; i < nclients; i++)
 	{
