@@ -217,7 +217,7 @@ CREATE TABLE @extschema@.gig_change (
 	changed_at timestamptz NOT NULL,
 	event_id bigint NOT NULL,
 	CONSTRAINT gig_change_pkey PRIMARY KEY (account_id, gig_id)
-);
+) WITH (fillfactor = 90);
 COMMENT ON TABLE @extschema@.gig_change IS
 	'gigs that updated and removed events named; the consumer fetches or deletes them and removes the row';
 
