@@ -1,40 +1,70 @@
+// A receiver of webhooks: POST /webhook with a raw body and the header
+// X-Argyle-Signature.  What becomes of them is up to the receiver that MODE
+// names:
+//
+//   self        verifies, parses and writes itself (receivers/self.js)
+//   extension   leaves all of it to the extension (receivers/extension.js)
+//
+// The database is what the usual PG* variables name.  Listens on PORT, any that
+// is free unless given, and prints "ready PORT" when it does.
+
 'use strict';
 
-// A webhook receiver over HTTP.  MODE says who does the work:
-//
-//   self         this process verifies and parses, and writes in a transaction
-//   extension    ingest_gig_events() does all of it
-//
-// The database is what PGHOST, PGDATABASE and so on name.  Prints "ready PORT
-// PID" once it listens; SIGTERM ends it.
+const fastify = require('fastify');
 
-const makeFastify = require('fastify');
+const receivers = {
+  self: require('./receivers/self'),
+  extension: require('./receivers/extension'),
+};
 
-const modes = { self: './self.js', extension: './extension.js' };
+const noBody = Buffer.alloc(0);
+
+function makeApp(receiver) {
+  const app = fastify({ logger: false });
+
+  // The signature is of the body's bytes, so nothing may parse them before.
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('*', { parseAs: 'buffer' }, (request, body, done) => {
+    done(null, body);
+  });
+
+  app.post('/webhook', async (request, reply) => {
+    const signature = request.headers['x-argyle-signature'] ?? null;
+    const { status, outcome } = await receiver.ingest(request.body ?? noBody, signature);
+
+    reply.code(status);
+    return outcome;
+  });
+
+  // What is nobody's fault but ours is 503: then the sender tries again.
+  app.setErrorHandler((error, request, reply) => {
+    if (error.statusCode === undefined) {
+      console.error(error);
+    }
+    reply.code(error.statusCode ?? 503).send(error.statusCode ? error.message : 'try again');
+  });
+  return app;
+}
 
 async function main() {
-  const receiver = await require(modes[process.env.MODE]).open();
-  const fastify = makeFastify({ logger: false });
+  const makeReceiver = receivers[process.env.MODE];
 
-  // the signature is of the bytes, so they are kept as they came
-  fastify.removeAllContentTypeParsers();
-  fastify.addContentTypeParser('*', { parseAs: 'buffer' }, (request, body, done) => done(null, body));
-  fastify.post('/webhook', async (request, reply) => {
-    const signature = request.headers['x-argyle-signature'] ?? '';
+  if (makeReceiver === undefined) {
+    throw new Error(`MODE must be one of: ${Object.keys(receivers).join(', ')}`);
+  }
+  const receiver = await makeReceiver();
+  const app = makeApp(receiver);
 
-    reply.code(await receiver.receive(request.body, signature));
-    return '';
-  });
-
-  await fastify.listen({ host: '127.0.0.1', port: 0 });
-  console.log(`ready ${fastify.server.address().port} ${process.pid}`);
+  // Requests under way are answered first, and they need the database.
   process.once('SIGTERM', async () => {
-    await fastify.close();
+    await app.close();
     await receiver.close();
   });
+  await app.listen({ host: '127.0.0.1', port: Number(process.env.PORT ?? 0) });
+  console.log(`ready ${app.server.address().port}`);
 }
 
 main().catch((error) => {
   console.error(error);
-  process.exitCode = 1;
+  process.exit(1);
 });
