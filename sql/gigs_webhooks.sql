@@ -130,10 +130,13 @@ CREATE TABLE @extschema@.gig_subscription (
 	events text[] NOT NULL,
 	config jsonb,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	signed boolean NOT NULL DEFAULT true,
 	CONSTRAINT gig_subscription_pkey PRIMARY KEY (name)
 );
 COMMENT ON TABLE @extschema@.gig_subscription IS
 	'the webhooks we subscribed to';
+COMMENT ON COLUMN @extschema@.gig_subscription.signed IS
+	'whether its webhooks carry a signature; then none is accepted without, whatever becomes of the secrets';
 
 -- No constraint names the secret: a violation would show it.
 CREATE TABLE @extschema@.gig_subscription_secret (
@@ -147,7 +150,7 @@ CREATE TABLE @extschema@.gig_subscription_secret (
 		ON UPDATE CASCADE ON DELETE CASCADE
 );
 COMMENT ON TABLE @extschema@.gig_subscription_secret IS
-	'the secrets that webhooks are signed with; a retired one is kept, so that its subscription never counts as unsigned';
+	'the secrets that webhooks are signed with, retired ones included';
 
 -- No index with random keys: the log only grows at its end.
 CREATE TABLE @extschema@.gig_event_log (
@@ -668,12 +671,13 @@ BEGIN
 			USING MESSAGE = 'subscription config must be a JSON object';
 	END IF;
 
-	INSERT INTO @extschema@.gig_subscription (name, url, events, config)
+	INSERT INTO @extschema@.gig_subscription (name, url, events, config, signed)
 	VALUES (
 		create_gig_subscription.name,
 		create_gig_subscription.url,
 		create_gig_subscription.events,
-		create_gig_subscription.config
+		create_gig_subscription.config,
+		create_gig_subscription.secret IS NOT NULL
 	)
 	ON CONFLICT ON CONSTRAINT gig_subscription_pkey DO NOTHING;
 	IF NOT FOUND THEN
@@ -724,6 +728,9 @@ BEGIN
 
 	INSERT INTO @extschema@.gig_subscription_secret (name, secret)
 	VALUES (add_gig_secret.name, add_gig_secret.secret);
+	UPDATE @extschema@.gig_subscription AS s
+	SET signed = true
+	WHERE s.name = add_gig_secret.name AND NOT s.signed;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.add_gig_secret(text, text) IS

@@ -38,9 +38,9 @@ typedef struct Secret
 
 typedef struct Subscription
 {
-	char *name;	  /* in UTF-8 */
-	int nsecrets; /* retired ones too: once there was a secret,
-								 * nothing unsigned is accepted */
+	char *name;		/* in UTF-8 */
+	bool is_signed; /* whatever secrets there are or were */
+	int nsecrets;	/* retired ones too */
 	int capacity;
 	Secret *secrets;
 } Subscription;
@@ -182,8 +182,10 @@ static void
 ReadSubscription(Relation table, TupleTableSlot *slot)
 {
 	static int capacity;
+	Subscription *added;
 	MemoryContext old_context;
 	size_t len;
+	bool isnull;
 
 	if (subscriptions == NULL)
 	{
@@ -196,11 +198,14 @@ ReadSubscription(Relation table, TupleTableSlot *slot)
 		capacity *= 2;
 		subscriptions = repalloc(subscriptions, capacity * sizeof(Subscription));
 	}
-	memset(&subscriptions[nsubscriptions], 0, sizeof(Subscription));
+	added = &subscriptions[nsubscriptions];
+	memset(added, 0, sizeof(Subscription));
 	old_context = MemoryContextSwitchTo(subscription_context);
-	subscriptions[nsubscriptions].name =
-		GetUtf8Column(table, slot, "name", &len);
+	added->name = GetUtf8Column(table, slot, "name", &len);
 	MemoryContextSwitchTo(old_context);
+	added->is_signed =
+		DatumGetBool(GetColumn(table, slot, "signed", BOOLOID, &isnull)) ||
+		isnull;
 	nsubscriptions++;
 }
 
@@ -257,7 +262,9 @@ GetColumn(Relation table, TupleTableSlot *slot, const char *name, Oid type,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("column \"%s\" of table \"%s\" is missing or not of type %s",
 						name, RelationGetRelationName(table),
-						format_type_be(type))));
+						format_type_be(type)),
+				 errhint(
+					 "If the extension has been upgraded, run ALTER EXTENSION gigs_webhooks UPDATE.")));
 	return slot_getattr(slot, attnum, isnull);
 }
 
@@ -332,7 +339,7 @@ VerifySubscription(const char *name, const char *body, size_t len,
 	if (subscription == NULL)
 		return Refuse(error, psprintf("No subscription is named \"%s\".",
 									  QuotableInput(name, strlen(name))));
-	if (subscription->nsecrets == 0)
+	if (!subscription->is_signed && subscription->nsecrets == 0)
 	{
 		if (signature == NULL)
 			return true;

@@ -70,6 +70,24 @@ ROLLBACK TO s;
 SELECT pg_temp.ingest('open', NULL);
 COMMIT;
 
+-- Whether it is signed does not hang on what secrets there are
+SELECT "Webhooks".create_gig_subscription('signed', 'https://example.com/signed', 's3cret');
+DELETE FROM "Webhooks".gig_subscription_secret WHERE name = 'signed';
+SELECT pg_temp.ingest('signed', NULL), pg_temp.ingest('signed', 's3cret');
+SELECT "Webhooks".add_gig_secret('signed', 's3cret');
+SELECT pg_temp.ingest('signed', NULL), pg_temp.ingest('signed', 's3cret');
+UPDATE "Webhooks".gig_subscription SET signed = false WHERE name = 'signed';
+SELECT pg_temp.ingest('signed', NULL), pg_temp.ingest('signed', 's3cret');
+TRUNCATE "Webhooks".gig_subscription_secret;
+SELECT pg_temp.ingest('signed', NULL), pg_temp.ingest('signed', 's3cret');
+-- ... added to an unsigned one, a secret makes it signed for ever
+SELECT "Webhooks".add_gig_secret('open', 's3cret');
+DELETE FROM "Webhooks".gig_subscription_secret WHERE name = 'open';
+SELECT pg_temp.ingest('open', NULL), pg_temp.ingest('open', 's3cret');
+-- ... and a row made by hand is, unless it says otherwise
+INSERT INTO "Webhooks".gig_subscription (name, url, events) VALUES ('by hand', 'https://example.com/hand', '{*}');
+SELECT pg_temp.ingest('by hand', NULL), pg_temp.ingest('by hand', 's3cret');
+
 -- Rotation: for a while, two secrets are good
 SELECT "Webhooks".create_gig_subscription('payroll', 'https://example.com/hooks', 's3cret-1');
 SELECT pg_temp.ingest('payroll', 's3cret-1'), pg_temp.ingest('payroll', 's3cret-2'), pg_temp.ingest('payroll', NULL);

@@ -203,7 +203,9 @@ change("UPDATE gig_subscription_secret SET retired_at = now() WHERE secret = 'se
 ask_everybody('28000', 'second', 'a secret can be retired by hand');
 ask_everybody('28000', undef, 'without a secret nothing goes without signature');
 change("DELETE FROM gig_subscription_secret");
-ask_everybody('duplicate', undef, '... unless there has never been one');
+ask_everybody('28000', undef, '... even when all of them are gone');
+change("UPDATE gig_subscription SET signed = false");
+ask_everybody('duplicate', undef, '... unless it is declared to be unsigned');
 change("SELECT drop_gig_subscription('$name')");
 ask_everybody('28000', undef, 'a subscription is dropped, for all');
 change("SELECT create_gig_subscription('$name', 'https://example.com/', 'third')");
