@@ -5,6 +5,7 @@
 #   make check            build and test in a scratch directory; needs neither
 #                         an installation nor a server
 #   make bench            measure it against its alternatives, likewise
+#   make lint             read it as cppcheck, clang-tidy and gcc -fanalyzer do
 #   make demo             show the extension at work, in a scratch directory
 #   make format           lay out src/ with clang-format
 
@@ -19,7 +20,7 @@ PG_CONFIG ?= pg_config
 # own that only prints a refusal, and a recipe given twice draws a warning, so
 # PGXS is read only when none of these is asked for; what is asked for together
 # with them is handed to a make of its own.
-script_goals = bench check demo format
+script_goals = bench check demo format lint
 other_goals := $(filter-out $(script_goals),$(MAKECMDGOALS))
 
 ifneq ($(filter $(script_goals),$(MAKECMDGOALS)),)
@@ -41,6 +42,10 @@ check:
 demo:
 	@scripts/setup
 	@scripts/demo
+
+lint:
+	@scripts/setup lint
+	@scripts/lint
 
 format:
 	clang-format -i $(wildcard src/*.[ch])

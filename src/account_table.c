@@ -142,9 +142,12 @@ LockExistingAccounts(const GigSchema *schema, GigAccount *accounts,
 		TupleDesc tupdesc = SPI_tuptable->tupdesc;
 		bool isnull;
 		Datum id = SPI_getbinval(tuple, tupdesc, ACCOUNT_ID + 1, &isnull);
+		GigAccount *account =
+			FindAccount(accounts, naccounts, DatumGetUUIDP(id));
 
-		TakeAccount(schema, FindAccount(accounts, naccounts, DatumGetUUIDP(id)),
-					tuple, tupdesc);
+		if (account == NULL)
+			elog(ERROR, "an account was read that was not asked for");
+		TakeAccount(schema, account, tuple, tupdesc);
 	}
 	SPI_freetuptable(SPI_tuptable);
 	return (int) nrows;

@@ -33,7 +33,7 @@ bool
 SetTypeError(GigError *error, const char *path, const char *expected,
 			 JsonTokenType got)
 {
-	const char *what;
+	const char *what = NULL;
 
 	switch (got)
 	{
@@ -57,12 +57,16 @@ SetTypeError(GigError *error, const char *path, const char *expected,
 			what = "null";
 			break;
 		default:
-			return SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
-							   "missing key \"%s\"", path);
+			break;
 	}
-	return SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
-					   "invalid value for key \"%s\": expected %s, got %s",
-					   path, expected, what);
+	if (what == NULL)
+		SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
+					"missing key \"%s\"", path);
+	else
+		SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
+					"invalid value for key \"%s\": expected %s, got %s", path,
+					expected, what);
+	return false;
 }
 
 /*

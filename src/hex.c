@@ -16,7 +16,7 @@
 
 /* clang-format off */
 static const unsigned char digits[256] = {
-	['0'] = DIGIT | 0x0, ['1'] = DIGIT | 0x1, ['2'] = DIGIT | 0x2, ['3'] = DIGIT | 0x3,
+	['0'] = DIGIT, ['1'] = DIGIT | 0x1, ['2'] = DIGIT | 0x2, ['3'] = DIGIT | 0x3,
 	['4'] = DIGIT | 0x4, ['5'] = DIGIT | 0x5, ['6'] = DIGIT | 0x6, ['7'] = DIGIT | 0x7,
 	['8'] = DIGIT | 0x8, ['9'] = DIGIT | 0x9, ['A'] = DIGIT | 0xa, ['B'] = DIGIT | 0xb,
 	['C'] = DIGIT | 0xc, ['D'] = DIGIT | 0xd, ['E'] = DIGIT | 0xe, ['F'] = DIGIT | 0xf,
@@ -29,9 +29,9 @@ static const unsigned char digits[256] = {
  * Reads two digits, of either case, for each byte.
  */
 bool
-DecodeHex(const char *hex, unsigned char *bytes, int nbytes)
+DecodeHex(const char *hex, unsigned char *bytes, size_t nbytes)
 {
-	for (int i = 0; i < nbytes; i++)
+	for (size_t i = 0; i < nbytes; i++)
 	{
 		unsigned char high = digits[(unsigned char) hex[2 * i]];
 		unsigned char low = digits[(unsigned char) hex[2 * i + 1]];

@@ -202,7 +202,7 @@ GetEventRowType(FunctionCallInfo fcinfo)
 
 	old_context = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 	row_type = palloc(offsetof(EventRowType, sources) +
-					  tupdesc->natts * GIG_EVENT_KINDS * sizeof(int));
+					  sizeof(int) * tupdesc->natts * GIG_EVENT_KINDS);
 	row_type->tupdesc = BlessTupleDesc(CreateTupleDescCopy(tupdesc));
 	MemoryContextSwitchTo(old_context);
 

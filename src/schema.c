@@ -110,10 +110,14 @@ LoadSchema(Oid namespace_id)
 		MemoryContextStrdup(schema_context,
 							quote_identifier(get_namespace_name(namespace_id)));
 
-	/* what has been prepared stays good unless something is different now */
+	/*
+	 * What has been prepared stays good unless something is different now; if
+	 * only padding is, it is prepared once too often.
+	 */
 	schema.generation = cached_schema.generation;
 	schema.name = cached_schema.name;
 	if (cached_schema.name == NULL || strcmp(cached_schema.name, name) != 0 ||
+		/* NOLINTNEXTLINE(bugprone-suspicious-memory-comparison,cert-*) */
 		memcmp(&cached_schema, &schema, sizeof(schema)) != 0)
 	{
 		schema.generation++;

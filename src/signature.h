@@ -10,7 +10,7 @@
 #define GIGS_WEBHOOKS_SIGNATURE_H
 
 #define SIGNATURE_BYTES 64
-#define SIGNATURE_HEX_LEN (SIGNATURE_BYTES * 2)
+#define SIGNATURE_HEX_LEN 128 /* two digits a byte */
 #define BODY_DIGEST_BYTES 16
 
 typedef struct BodyDigest

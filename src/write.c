@@ -28,17 +28,17 @@ typedef enum WriteMethod
 /* How the rows of each kind are written. */
 static const struct
 {
-	GigTable table;
 	const char *rows; /* what the statement calls them */
+	GigTable table;
 	WriteMethod method;
 } writes[GIG_WRITES] = {
-	[WRITE_EVENTS] = {TABLE_EVENT_LOG, "events", PLAIN_INSERT},
-	[WRITE_ACCOUNTS] = {TABLE_ACCOUNT_SYNC, "accounts", PLAIN_UPDATE},
-	[WRITE_NEW_DELIVERIES] = {TABLE_DELIVERY, "new_deliveries", PLAIN_INSERT},
-	[WRITE_KNOWN_DELIVERIES] = {TABLE_DELIVERY, "known_deliveries",
+	[WRITE_EVENTS] = {"events", TABLE_EVENT_LOG, PLAIN_INSERT},
+	[WRITE_ACCOUNTS] = {"accounts", TABLE_ACCOUNT_SYNC, PLAIN_UPDATE},
+	[WRITE_NEW_DELIVERIES] = {"new_deliveries", TABLE_DELIVERY, PLAIN_INSERT},
+	[WRITE_KNOWN_DELIVERIES] = {"known_deliveries", TABLE_DELIVERY,
 								INSERT_OR_UPDATE},
-	[WRITE_CHANGES] = {TABLE_CHANGE, "changes", INSERT_OR_UPDATE},
-	[RESTORE_CHANGES] = {TABLE_CHANGE, "restored_changes", INSERT_OR_NOTHING},
+	[WRITE_CHANGES] = {"changes", TABLE_CHANGE, INSERT_OR_UPDATE},
+	[RESTORE_CHANGES] = {"restored_changes", TABLE_CHANGE, INSERT_OR_NOTHING},
 };
 
 /* None, one or several: all that a statement's text knows of rows' number. */
