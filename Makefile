@@ -4,6 +4,9 @@
 #   make installcheck     test what is installed, on a server that is running
 #   make check            build and test in a scratch directory; needs neither
 #                         an installation nor a server
+#   make check-cassert    the same against a server with assertions, which is
+#   make check-asan       built once, from Debian's source package; with it and
+#   make check-valgrind   the module instrumented; with it under Valgrind
 #   make bench            measure it against its alternatives, likewise
 #   make lint             read it as cppcheck, clang-tidy and gcc -fanalyzer do
 #   make demo             show the extension at work, in a scratch directory
@@ -20,7 +23,7 @@ PG_CONFIG ?= pg_config
 # own that only prints a refusal, and a recipe given twice draws a warning, so
 # PGXS is read only when none of these is asked for; what is asked for together
 # with them is handed to a make of its own.
-script_goals = bench check demo format lint
+script_goals = bench check check-asan check-cassert check-valgrind demo format lint
 other_goals := $(filter-out $(script_goals),$(MAKECMDGOALS))
 
 ifneq ($(filter $(script_goals),$(MAKECMDGOALS)),)
@@ -38,6 +41,27 @@ bench:
 check:
 	@scripts/setup
 	@scripts/check
+
+# The server forgets all that it caches wherever it might have to, which is when
+# a pointer into a cache is found out; but that is slow, hence only the tests that
+# use the module's own caches.
+cache_tests = batch drain inbox ingest subscription
+
+check-cassert:
+	@scripts/setup sanitize
+	@server=$$(scripts/build-server cassert) && export PG_CONFIG=$$server && \
+		scripts/check && \
+		CHECK_OPTIONS='-c debug_discard_caches=1' scripts/check regress $(cache_tests)
+
+check-asan:
+	@scripts/setup sanitize
+	@server=$$(scripts/build-server asan) && \
+		PG_CONFIG=$$server CHECK_UNDER=asan scripts/check
+
+check-valgrind:
+	@scripts/setup sanitize
+	@server=$$(scripts/build-server cassert) && \
+		PG_CONFIG=$$server CHECK_UNDER=valgrind scripts/check
 
 demo:
 	@scripts/setup

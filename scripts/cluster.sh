@@ -9,6 +9,8 @@
 #   tree_copy               copy the source tree to $SCRATCH/src, $TREE
 #   private_install         build $TREE, and install it into a private copy of
 #                           PostgreSQL; puts that first in PATH
+#   server_under PROGRAM    after that, have all servers run under it: asan or
+#                           valgrind.  What they report goes to $REPORTS.
 #   cluster_start [LINE...] start a server; the lines go to postgresql.conf.
 #                           Sets PGHOST, PGPORT and PGUSER.
 #   cluster_stop            stop it (the end of the script does as well)
@@ -28,10 +30,11 @@ TREE=
 RUN_USER=
 PRIVATE_BIN=
 PGXS_DIR=
+REPORTS=
 stage_pid=
 
 # Read by scripts that source this one.
-export REPOSITORY SCRATCH TREE PRIVATE_BIN PGXS_DIR
+export REPOSITORY SCRATCH TREE PRIVATE_BIN PGXS_DIR REPORTS
 
 fail() {
 	echo "$(basename "$0"): $*" >&2
@@ -134,6 +137,10 @@ scratch_processes() {
 		exe=$(readlink "$proc/exe" 2>/dev/null) || continue
 		if [[ $exe == "$SCRATCH"/* ]]; then
 			echo "$pid $(basename "${exe% (deleted)}")"
+		elif [[ ${exe##*/} == memcheck-* ]] &&
+			grep -qzxF "GIGS_SCRATCH=$SCRATCH" "$proc/environ" 2>/dev/null; then
+			# Valgrind, which runs nothing but servers.
+			echo "$pid postgres"
 		elif grep -qzxF "GIGS_SCRATCH=$SCRATCH" "$proc/environ" 2>/dev/null; then
 			echo "$pid ${exe##*/}"
 		fi
@@ -276,6 +283,80 @@ private_install() {
 }
 
 # ---------------------------------------------------------------------------
+# A server that is watched
+# ---------------------------------------------------------------------------
+
+# The flags to build a module with that is to run under a program.
+#
+# PostgreSQL is compiled such that signed integers wrap around, and so are its
+# extensions; by itself an overflow is a mistake all the same.
+under_flags() {
+	case $1 in
+		asan)
+			echo "-fsanitize=address,undefined -fno-sanitize-recover=all" \
+				"-fno-omit-frame-pointer -fno-wrapv -O1 -g"
+			;;
+		valgrind) echo "-fno-omit-frame-pointer -O1 -g" ;;
+	esac
+}
+
+# All servers of all tests are started by pg_ctl, which can be told what to
+# start.  Neither initdb nor the clients run under Valgrind.
+#
+# A server that ended with an exit code of Valgrind's own would take all of its
+# sessions along, and the reports that they were yet to make.  So the report
+# files say whether there was an error, and nothing else does.
+server_under() {
+	local command libraries suppressions
+
+	REPORTS=$SCRATCH/reports
+	as_user mkdir "$REPORTS"
+	case $1 in
+		asan)
+			# Sessions end by exit() and leave their memory to the system, so
+			# that nothing can be said of leaks.  PostgreSQL measures the depth
+			# of its stack by addresses, which must be those of one stack.
+			export ASAN_OPTIONS="log_path=$REPORTS/asan:detect_leaks=0"
+			ASAN_OPTIONS+=:detect_stack_use_after_return=0:abort_on_error=1
+			ASAN_OPTIONS+=:detect_odr_violation=1:strict_string_checks=1
+			export UBSAN_OPTIONS="log_path=$REPORTS/ubsan:print_stacktrace=1"
+			UBSAN_OPTIONS+=:abort_on_error=1
+			# For a server that is not instrumented itself.
+			libraries=$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)
+			command="env LD_PRELOAD=$libraries"
+			;;
+		valgrind)
+			command="valgrind -q --tool=memcheck --leak-check=no --trace-children=yes"
+			command+=" --num-callers=30 --gen-suppressions=all --error-limit=no"
+			command+=" --log-file=$REPORTS/valgrind.%p"
+			for suppressions in "$("$PG_CONFIG" --bindir)/../valgrind.supp" \
+				"$TREE/test/sanitize/valgrind.supp"; do
+				if [[ -f $suppressions ]]; then
+					command+=" --suppressions=$suppressions"
+				fi
+			done
+			# VALGRIND_OPTS may add to these, --track-origins=yes for one.
+			# Twenty to fifty times slower, so that time is no measure.
+			export PGCTLTIMEOUT=600 PGISOLATIONTIMEOUT=1800
+			export PG_TEST_TIMEOUT_DEFAULT=3600
+			;;
+		*) fail "cannot run a server under \"$1\"" ;;
+	esac
+
+	mkdir "$PRIVATE_BIN/unwatched"
+	mv "$PRIVATE_BIN/pg_ctl" "$PRIVATE_BIN/unwatched/"
+	cat >"$PRIVATE_BIN/pg_ctl" <<-END
+		#!/usr/bin/env bash
+		exec -a "$PRIVATE_BIN/pg_ctl" "$PRIVATE_BIN/unwatched/pg_ctl" "\$@" -p "$SCRATCH/server"
+	END
+	cat >"$SCRATCH/server" <<-END
+		#!/usr/bin/env bash
+		exec $command "$PRIVATE_BIN/postgres" "\$@"
+	END
+	chmod 755 "$PRIVATE_BIN/pg_ctl" "$SCRATCH/server"
+}
+
+# ---------------------------------------------------------------------------
 # The server
 # ---------------------------------------------------------------------------
 
@@ -301,7 +382,7 @@ cluster_start() {
 		echo "lc_messages = 'C'"
 		[[ $# -eq 0 ]] || printf '%s\n' "$@"
 	} >>"$data/postgresql.conf"
-	as_user "$PRIVATE_BIN/pg_ctl" start -s -w -t 60 -D "$data" \
+	as_user "$PRIVATE_BIN/pg_ctl" start -s -w -t "${PGCTLTIMEOUT:-60}" -D "$data" \
 		-l "$(server_log)" </dev/null || fail "the server did not start"
 	as_user "$PRIVATE_BIN/psql" -X -t -A -d postgres \
 		-c "SELECT setting FROM pg_config WHERE name = 'SHAREDIR'" |
@@ -313,6 +394,6 @@ cluster_stop() {
 	local data=$SCRATCH/data
 
 	[[ -f $data/postmaster.pid ]] || return 0
-	as_user "$PRIVATE_BIN/pg_ctl" stop -s -m fast -t 20 -D "$data" ||
+	as_user "$PRIVATE_BIN/pg_ctl" stop -s -m fast -t "${PGCTLTIMEOUT:-20}" -D "$data" ||
 		as_user "$PRIVATE_BIN/pg_ctl" stop -s -m immediate -D "$data" || true
 }
