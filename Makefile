@@ -7,6 +7,7 @@
 #   make check-cassert    the same against a server with assertions, which is
 #   make check-asan       built once, from Debian's source package; with it and
 #   make check-valgrind   the module instrumented; with it under Valgrind
+#   make coverage         the same, counting the lines of src/ that are run
 #   make bench            measure it against its alternatives, likewise
 #   make lint             read it as cppcheck, clang-tidy and gcc -fanalyzer do
 #   make demo             show the extension at work, in a scratch directory
@@ -23,7 +24,8 @@ PG_CONFIG ?= pg_config
 # own that only prints a refusal, and a recipe given twice draws a warning, so
 # PGXS is read only when none of these is asked for; what is asked for together
 # with them is handed to a make of its own.
-script_goals = bench check check-asan check-cassert check-valgrind demo format lint
+script_goals = bench check check-asan check-cassert check-valgrind coverage demo format \
+	lint
 other_goals := $(filter-out $(script_goals),$(MAKECMDGOALS))
 
 ifneq ($(filter $(script_goals),$(MAKECMDGOALS)),)
@@ -62,6 +64,10 @@ check-valgrind:
 	@scripts/setup sanitize
 	@server=$$(scripts/build-server cassert) && \
 		PG_CONFIG=$$server CHECK_UNDER=valgrind scripts/check
+
+coverage:
+	@scripts/setup
+	@CHECK_UNDER=coverage scripts/check
 
 demo:
 	@scripts/setup

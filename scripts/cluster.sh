@@ -11,6 +11,7 @@
 #                           PostgreSQL; puts that first in PATH
 #   server_under PROGRAM    after that, have all servers run under it: asan or
 #                           valgrind.  What they report goes to $REPORTS.
+#                           With coverage, the module counts for itself.
 #   cluster_start [LINE...] start a server; the lines go to postgresql.conf.
 #                           Sets PGHOST, PGPORT and PGUSER.
 #   cluster_stop            stop it (the end of the script does as well)
@@ -297,6 +298,7 @@ under_flags() {
 				"-fno-omit-frame-pointer -fno-wrapv -O1 -g"
 			;;
 		valgrind) echo "-fno-omit-frame-pointer -O1 -g" ;;
+		coverage) echo "--coverage -fprofile-update=atomic -O0" ;;
 	esac
 }
 
@@ -308,6 +310,9 @@ under_flags() {
 # files say whether there was an error, and nothing else does.
 server_under() {
 	local command libraries suppressions
+
+	# what is counted is in the module
+	[[ $1 != coverage ]] || return 0
 
 	REPORTS=$SCRATCH/reports
 	as_user mkdir "$REPORTS"
