@@ -123,7 +123,7 @@ RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 
 	initStringInfo(&query);
 	appendStringInfo(&query,
-					 "SELECT account_id, received_at, body"
+					 "SELECT account_id, received_at, body, event_id"
 					 " FROM %s.gig_event_log%s"
 					 " ORDER BY account_id, event_id",
 					 rebuild->schema->name,
@@ -169,7 +169,15 @@ FoldLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
 	document =
 		ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body), &error);
 	if (document == NULL || !ReadGigEvent(document, &event, &error))
+	{
+		int64 event_id =
+			DatumGetInt64(SPI_getbinval(tuple, tupdesc, 4, &isnull));
+
+		SetGigError(&error, error.sqlerrcode,
+					"could not read event %lld of table \"%s\": %s",
+					(long long) event_id, "gig_event_log", error.message);
 		ThrowGigError(&error);
+	}
 	MemoryContextSwitchTo(old_context);
 
 	if (rebuild->naccounts > 0)

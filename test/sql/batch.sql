@@ -97,5 +97,38 @@ SELECT md5(string_agg(row(account_id, user_id, state, days_synced, available_cou
 SELECT md5(string_agg(row(account_id, gig_id, change, event_id - :base - (SELECT min(event_id) FROM "Gig Hooks".gig_event_log WHERE event_id > :base))::text, ',' ORDER BY account_id, gig_id)) = :'one_changes' AS same_changes FROM "Gig Hooks".gig_change WHERE event_id > :base;
 SELECT md5(string_agg(row(account_id, body_digest, deliveries)::text, ',' ORDER BY account_id, body_digest)) = :'one_deliveries' AS same_deliveries FROM "Gig Hooks".gig_delivery;
 
+-- More rows than are written at a time, of every table
+CREATE TEMP TABLE many AS
+SELECT account, pg_temp.body('updated', account, 1, 2, account) AS body FROM generate_series(1001, 1700) AS account;
+SELECT outcome, count(*), count(DISTINCT event_id) AS ids, count(DISTINCT account_id) AS accounts
+FROM "Gig Hooks".ingest_gig_events((SELECT array_agg(body ORDER BY md5(account::text)) FROM many), (SELECT array_agg(pg_temp.sign(body) ORDER BY md5(account::text)) FROM many))
+GROUP BY 1;
+DELETE FROM "Gig Hooks".gig_change AS c WHERE right(c.account_id::text, 4)::int BETWEEN 1301 AND 1700;
+-- ... and again, with one event of the same gigs beside each redelivery
+SELECT outcome, count(*), count(DISTINCT event_id) AS ids, count(DISTINCT account_id) AS accounts
+FROM (
+		SELECT array_agg(body ORDER BY account, ord) AS bodies, array_agg(pg_temp.sign(body) ORDER BY account, ord) AS sigs
+		FROM (
+			SELECT account, 1, body FROM many
+			UNION ALL
+			SELECT account, 2, pg_temp.body('removed', account, 0, 1, account) FROM many WHERE account % 2 = 0
+		) AS m (account, ord, body)
+	) AS m,
+	LATERAL "Gig Hooks".ingest_gig_events(m.bodies, m.sigs)
+GROUP BY 1 ORDER BY 1;
+SELECT change, count(*) FROM "Gig Hooks".gig_change AS c WHERE right(c.account_id::text, 4)::int > 1000 GROUP BY 1 ORDER BY 1;
+SELECT events, duplicates, updated_total, removed_total, count(*) FROM "Gig Hooks".gig_account_sync WHERE right(account_id::text, 4)::int > 1000 GROUP BY 1, 2, 3, 4 ORDER BY 1;
+SELECT count(*) AS events, count(DISTINCT (account_id, body)) AS bodies FROM "Gig Hooks".gig_event_log WHERE right(account_id::text, 4)::int > 1000;
+SELECT count(*) AS bodies, sum(deliveries) AS deliveries FROM "Gig Hooks".gig_delivery WHERE right(account_id::text, 4)::int > 1000;
+-- ... which is more than are folded at a time, too
+CREATE TEMP TABLE before AS TABLE "Gig Hooks".gig_account_sync;
+SELECT count(*) FROM "Gig Hooks".ingest_gig_events((SELECT array_agg(pg_temp.body('fully_synced', account, 9)) FROM generate_series(2001, 3100) AS account),
+	(SELECT array_agg(pg_temp.sign(pg_temp.body('fully_synced', account, 9))) FROM generate_series(2001, 3100) AS account)) WHERE outcome = 'applied';
+UPDATE "Gig Hooks".gig_account_sync SET events = 0, state = 'unknown', available_count = 0 WHERE right(account_id::text, 4)::int > 1000;
+SELECT * FROM "Gig Hooks".rebuild_gig_sync();
+SELECT count(*) AS differences FROM (TABLE before EXCEPT TABLE "Gig Hooks".gig_account_sync) AS d;
+SELECT state, available_count, count(*) FROM "Gig Hooks".gig_account_sync WHERE right(account_id::text, 4)::int > 2000 GROUP BY 1, 2;
+
+DROP TABLE before;
 DROP EXTENSION gigs_webhooks;
 DROP SCHEMA "Gig Hooks";

@@ -177,6 +177,14 @@ CREATE TEMP TABLE before AS TABLE gigs.gig_account_sync;
 SELECT * FROM gigs.rebuild_gig_sync();
 SELECT count(*) AS differences FROM (TABLE before EXCEPT TABLE gigs.gig_account_sync) AS d;
 
+-- Bodies that the server has stored compressed, or elsewhere, are none the worse
+CREATE TEMP TABLE stored AS
+SELECT n, compressed, convert_to(replace(convert_from(pg_temp.body('added', 1, 500 + n, 1), 'UTF8'), '"data":{', format('"data":{"resource":"%s",', filler)), 'UTF8') AS body
+FROM (VALUES (1, true, repeat('x', 20000)), (2, false, (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 1000) AS i))) AS v (n, compressed, filler);
+SELECT n, (pg_column_size(body) < octet_length(body)) = compressed AS as_wanted FROM stored ORDER BY n;
+SELECT n, (gigs.try_ingest_gig_event(body, gigs.sign_gig_event(body, 's3cret'))).outcome, (gigs.try_ingest_gig_event(body, NULL)).sqlstate FROM stored ORDER BY n;
+SELECT s.n, l.body = s.body AS same FROM stored AS s JOIN gigs.gig_event_log AS l ON l.event_id = (SELECT max(event_id) - 2 + s.n FROM gigs.gig_event_log) ORDER BY n;
+
 -- What is refused for the transaction's sake, not the event's, is raised by every door
 BEGIN READ ONLY;
 SELECT pg_temp.try('SELECT gigs.try_ingest_gig_event(b, gigs.sign_gig_event(b, ''s3cret'')) FROM pg_temp.body(''added'', 1, 1, 1) AS b');

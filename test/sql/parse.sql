@@ -197,7 +197,7 @@ SELECT s, pg_temp.try_body(s) FROM unnest(ARRAY['[]', '[{"event":"gigs.added","n
 SELECT s, pg_temp.try_body(s)
 FROM unnest(ARRAY['\xff', '\x7b2261223a22c3287d', '\x7b2261223a22eda080227d', '\x7b22612200', '\x7b2261223a22c3']::bytea[]) AS s;
 -- null
-SELECT pg_temp.try('SELECT gigs.parse_gig_event(NULL::bytea)'), pg_temp.try('SELECT gigs.parse_gigs_added(NULL::text)');
+SELECT pg_temp.try('SELECT gigs.parse_gig_event(NULL::bytea)'), pg_temp.try('SELECT gigs.parse_gigs_added(NULL::text)'), pg_temp.try('SELECT gigs.parse_logged_gig_event(NULL)');
 -- too deep, however deep
 SELECT depth, pg_temp.try_partial('resource', repeat('[', depth) || repeat(']', depth)) FROM unnest('{10,250,255,10000}'::int[]) AS depth;
 SELECT pg_temp.try_partial('resource', repeat('{"a":', 100000) || '1' || repeat('}', 100000));

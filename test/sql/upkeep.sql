@@ -49,6 +49,15 @@ SELECT pg_temp.differences();
 -- Accounts that nobody knows
 SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-00000000000f');
 
+-- A log that somebody has written to is not made the best of
+BEGIN;
+UPDATE gigs.gig_event_log SET body = 'not json' WHERE event_id = 3;
+\set VERBOSITY terse
+SELECT * FROM gigs.rebuild_gig_sync();
+\set VERBOSITY default
+ROLLBACK;
+SELECT pg_temp.differences();
+
 -- Pruning: arguments
 \set VERBOSITY terse
 SELECT * FROM gigs.prune_gig_events(NULL);
