@@ -150,8 +150,12 @@ GroupSteps(Batch *batch)
 	GigDelivery *delivery = NULL;
 	const Step *first = NULL; /* to arrive of the account */
 
-	batch->accounts = palloc(batch->nsteps * sizeof(GigAccount));
-	batch->deliveries = palloc(batch->nsteps * sizeof(GigDelivery));
+	/* an array of a gigabyte holds more events than palloc() has room for */
+	batch->accounts = MemoryContextAllocHuge(CurrentMemoryContext,
+											 batch->nsteps * sizeof(GigAccount));
+	batch->deliveries =
+		MemoryContextAllocHuge(CurrentMemoryContext,
+							   batch->nsteps * sizeof(GigDelivery));
 	for (int i = 0; i < batch->nsteps; i++)
 	{
 		Step *step = batch->sorted[i];
