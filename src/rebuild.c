@@ -95,13 +95,16 @@ rebuild_gig_sync(PG_FUNCTION_ARGS)
 /*
  * Keeps events from coming in between reading the log and writing accounts.
  * One account's row does for that, if there is one.
+ *
+ * So one looks first: looking for a row to lock takes a lock of the table that
+ * two who find none would keep each other from the whole table with.
  */
 static void
 LockBeforeReading(const Rebuild *rebuild, const pg_uuid_t *account_id)
 {
 	GigAccount account;
 
-	if (account_id != NULL)
+	if (account_id != NULL && CountAccounts(rebuild->schema, account_id) > 0)
 	{
 		InitGigAccount(&account, account_id, account_id);
 		if (LockExistingAccounts(rebuild->schema, &account, 1) == 1)
