@@ -16,13 +16,16 @@
 #define MAX_QUOTED_BYTES 80
 
 /*
- * Fills an error with a message in the caller's memory context.
+ * Fills an error with a message in the caller's memory context, unless nobody
+ * wants to know.
  */
 bool
 SetGigError(GigError *error, int sqlerrcode, const char *fmt, ...)
 {
 	StringInfoData message;
 
+	if (error == NULL)
+		return false;
 	initStringInfo(&message);
 	for (;;)
 	{

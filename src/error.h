@@ -20,7 +20,10 @@ typedef struct GigError
 	char *log_detail; /* for the server log alone, or NULL */
 } GigError;
 
-/* Fills the error; returns false, so that a check can end with it. */
+/*
+ * Fills the error, unless that is NULL; returns false, so that a check can end
+ * with it.
+ */
 extern bool SetGigError(GigError *error, int sqlerrcode, const char *fmt, ...)
 	pg_attribute_printf(3, 4);
 pg_noreturn extern void ThrowGigError(const GigError *error);

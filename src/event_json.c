@@ -34,7 +34,7 @@ typedef struct GigList
 {
 	GigUuidArray gigs;
 	int capacity;
-	GigError error; /* of the first element that is none */
+	JsonValue bad; /* the first element that is none, behind the gigs */
 } GigList;
 
 struct GigDocument
@@ -71,6 +71,7 @@ static void SetJsonError(const GigDocument *document, const char *body,
 						 size_t len, JsonParseErrorType result);
 static bool ReadField(const GigDocument *document, int field, GigEvent *event,
 					  GigError *error);
+static bool RefuseGig(const GigList *list, const char *path, GigError *error);
 
 /*
  * Reads a body's structure and the subscription's name.
@@ -149,9 +150,8 @@ GigDocumentIsForeign(const GigDocument *document)
 	const char *family = "gigs.";
 	const char *event;
 	size_t len;
-	GigError error;
 
-	return DecodeJsonString(&document->event, "event", &event, &len, &error) &&
+	return DecodeJsonString(&document->event, "event", &event, &len, NULL) &&
 		   (len < strlen(family) || memcmp(event, family, strlen(family)) != 0);
 }
 
@@ -214,17 +214,28 @@ ReadField(const GigDocument *document, int field, GigEvent *event,
 		case GIG_UUID_ARRAY:
 			if (value->type != JSON_TOKEN_ARRAY_START)
 				return SetTypeError(error, path, "an array", value->type);
-			if (list->error.sqlerrcode != 0)
-			{
-				*error = list->error;
-				return false;
-			}
+			if (list->bad.type != JSON_TOKEN_INVALID)
+				return RefuseGig(list, path, error);
 			*(GigUuidArray *) member = list->gigs;
 			break;
 	}
 	if (ok)
 		event->present |= UINT32_C(1) << field;
 	return ok;
+}
+
+/*
+ * Says why the first bad element of a gigs array is no UUID.
+ */
+static bool
+RefuseGig(const GigList *list, const char *path, GigError *error)
+{
+	char element_path[64];
+	pg_uuid_t unused;
+
+	snprintf(element_path, sizeof(element_path), "%s[%d]", path,
+			 list->gigs.length);
+	return DecodeUuid(&list->bad, element_path, &unused, error);
 }
 
 /*
@@ -276,10 +287,9 @@ StartField(void *state, char *key pg_attribute_unused(),
 		JsonValue token = CurrentKey(document);
 		const char *name;
 		size_t len;
-		GigError error;
 
 		/* a key whose escapes mean nothing is one that we don't know */
-		if (!DecodeJsonString(&token, "", &name, &len, &error))
+		if (!DecodeJsonString(&token, "", &name, &len, NULL))
 			len = 0;
 		if (document->depth == ROOT_DEPTH)
 			NoteRootField(document, name, len);
@@ -391,7 +401,7 @@ NoteDataField(GigDocument *document, const char *key, size_t len)
 	{
 		document->current_list = field;
 		document->lists[field].gigs.length = 0;
-		document->lists[field].error.sqlerrcode = 0;
+		document->lists[field].bad.type = JSON_TOKEN_INVALID;
 	}
 }
 
@@ -401,9 +411,8 @@ NoteGig(GigDocument *document)
 	GigList *list = &document->lists[document->current_list];
 	GigUuidArray *gigs = &list->gigs;
 	JsonValue value = CurrentValue(document);
-	char path[64];
 
-	if (list->error.sqlerrcode != 0)
+	if (list->bad.type != JSON_TOKEN_INVALID)
 		return;
 	if (gigs->length == list->capacity)
 	{
@@ -413,15 +422,11 @@ NoteGig(GigDocument *document)
 				? repalloc(gigs->elements, list->capacity * sizeof(pg_uuid_t))
 				: palloc(list->capacity * sizeof(pg_uuid_t));
 	}
-	if (DecodeUuid(&value, "", &gigs->elements[gigs->length], &list->error))
-	{
+	/* what is wrong with it is only told to who has signed it */
+	if (DecodeUuid(&value, "", &gigs->elements[gigs->length], NULL))
 		gigs->length++;
-		return;
-	}
-	/* again, now that it's worth writing the path */
-	snprintf(path, sizeof(path), "%s[%d]",
-			 gig_event_fields[document->current_list].path, gigs->length);
-	DecodeUuid(&value, path, &gigs->elements[gigs->length], &list->error);
+	else
+		list->bad = value;
 }
 
 /*

@@ -185,7 +185,8 @@ DecodeUuid(const JsonValue *value, const char *path, pg_uuid_t *uuid,
 		!DecodeHex(s + 14, uuid->data + 6, 2) ||
 		!DecodeHex(s + 19, uuid->data + 8, 2) ||
 		!DecodeHex(s + 24, uuid->data + 10, 6))
-		return SetGigError(error, ERRCODE_INVALID_TEXT_REPRESENTATION,
+		return error != NULL &&
+			   SetGigError(error, ERRCODE_INVALID_TEXT_REPRESENTATION,
 						   "invalid value for key \"%s\": invalid UUID \"%s\"",
 						   path, QuotableInput(s, len));
 	return true;

@@ -27,7 +27,9 @@ typedef struct JsonValue
 
 /*
  * Each takes a value and the path of its key, and gives what it means or says
- * why it means nothing.
+ * why it means nothing.  The first two are asked for values by the thousand,
+ * before a signature is checked: without an error they fail without a word,
+ * which costs no memory.
  */
 extern bool DecodeJsonString(const JsonValue *value, const char *path,
 							 const char **s, size_t *len, GigError *error);
