@@ -475,8 +475,10 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.gig_inbox_ingest() IS
 	'take in what is inserted into a raw inbox table; arguments: the columns of body, signature, outcome and error';
 
--- It runs as its caller, whose table it is, and can't have a search_path of its
--- own: then it could not commit.
+-- It runs as its caller, and can't have a search_path of its own: then it could
+-- not commit.  So its statement is made where nothing of the caller's is found,
+-- and names all it uses with the schema.  What the table's owner has put on the
+-- table (triggers, domains, expressions) runs as it does with any UPDATE.
 CREATE PROCEDURE @extschema@.drain_gig_inbox(
 	inbox regclass,
 	batch integer DEFAULT 10000,
@@ -491,35 +493,80 @@ CREATE PROCEDURE @extschema@.drain_gig_inbox(
 LANGUAGE plpgsql
 AS $$
 DECLARE
-	columns CONSTANT text[] := ARRAY[key, body, signature, outcome, error];
-	table_name CONSTANT name := (
-		SELECT c.relname FROM pg_catalog.pg_class AS c WHERE c.oid = inbox
-	);
-	types text[];
+	caller_path CONSTANT pg_catalog.text := pg_catalog.current_setting('search_path');
+	columns CONSTANT pg_catalog.text[] := ARRAY[key, body, signature, outcome, error];
+	table_name pg_catalog.text;
+	full_name pg_catalog.text;
+	types pg_catalog.text[];
+	base_types pg_catalog.oid[];
+	operators pg_catalog.text[];
 	missing integer;
-	statement text;
-	last_key text;
+	statement pg_catalog.text;
+	last_key pg_catalog.text;
 	restarted boolean := false;
 	taken bigint;
 	bad bigint;
 BEGIN
+	PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
 	IF coalesce(batch, 0) <= 0 THEN
 		RAISE invalid_parameter_value
 			USING MESSAGE = 'batch must be greater than zero';
 	END IF;
 
-	SELECT pg_catalog.array_agg(a.atttypid::pg_catalog.regtype::text ORDER BY c.place)
-	INTO types
-	FROM pg_catalog.unnest(columns) WITH ORDINALITY AS c (name, place)
-	LEFT JOIN pg_catalog.pg_attribute AS a
-		ON a.attrelid = inbox AND a.attname = c.name AND a.attnum > 0;
-	missing := pg_catalog.array_position(types, NULL);
+	SELECT c.relname, format('%I.%I', n.nspname, c.relname)
+	INTO table_name, full_name
+	FROM pg_class AS c
+	JOIN pg_namespace AS n ON n.oid = c.relnamespace
+	WHERE c.oid = inbox;
+
+	-- the columns' types, and those under the domains among them
+	WITH RECURSIVE used (place, type, base_type) AS (
+		SELECT c.place, a.atttypid, a.atttypid
+		FROM unnest(columns) WITH ORDINALITY AS c (name, place)
+		JOIN pg_attribute AS a
+			ON a.attrelid = inbox AND a.attname = c.name AND a.attnum > 0
+		UNION ALL
+		SELECT u.place, u.type, t.typbasetype
+		FROM used AS u
+		JOIN pg_type AS t ON t.oid = u.base_type
+		WHERE t.typtype = 'd'
+	), named AS (
+		SELECT u.place, u.base_type, format('%I.%I', n.nspname, t.typname) AS type
+		FROM used AS u
+		JOIN pg_type AS b ON b.oid = u.base_type AND b.typtype <> 'd'
+		JOIN pg_type AS t ON t.oid = u.type
+		JOIN pg_namespace AS n ON n.oid = t.typnamespace
+	)
+	SELECT array_agg(n.type ORDER BY c.place), array_agg(n.base_type ORDER BY c.place)
+	INTO types, base_types
+	FROM unnest(columns) WITH ORDINALITY AS c (name, place)
+	LEFT JOIN named AS n ON n.place = c.place;
+	missing := array_position(types, NULL);
 	IF missing IS NOT NULL THEN
-		RAISE undefined_column USING MESSAGE = pg_catalog.format(
+		RAISE undefined_column USING MESSAGE = format(
 			'column "%s" of table "%s" does not exist', columns[missing], table_name);
 	END IF;
 
-	statement := pg_catalog.format(
+	-- what ORDER BY goes by: the operators = and > of the key's default class
+	SELECT array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY m.amopstrategy)
+	INTO operators
+	FROM pg_opclass AS c
+	JOIN pg_am AS a ON a.oid = c.opcmethod AND a.amname = 'btree'
+	JOIN pg_amop AS m
+		ON m.amopfamily = c.opcfamily
+		AND m.amoplefttype = c.opcintype
+		AND m.amoprighttype = c.opcintype
+		AND m.amopstrategy IN (3, 5)
+	JOIN pg_operator AS o ON o.oid = m.amopopr
+	JOIN pg_namespace AS n ON n.oid = o.oprnamespace
+	WHERE c.opcdefault AND c.opcintype = base_types[1];
+	-- other types have PostgreSQL's own: varchar, enums, arrays
+	IF operators IS NULL THEN
+		operators := ARRAY['OPERATOR(pg_catalog.=)', 'OPERATOR(pg_catalog.>)'];
+	END IF;
+
+	statement := format(
 		$statement$
 		WITH taken AS MATERIALIZED (
 			SELECT
@@ -528,9 +575,9 @@ BEGIN
 				l.body,
 				l.signature
 			FROM (
-				SELECT i.%2$I AS key, %3$s AS body, i.%4$I::text AS signature
+				SELECT i.%2$I AS key, %3$s AS body, i.%4$I::pg_catalog.text AS signature
 				FROM %1$s AS i
-				WHERE i.%5$I IS NULL AND ($1 IS NULL OR i.%2$I > $1::%7$s)
+				WHERE i.%5$I IS NULL AND ($1 IS NULL OR i.%2$I %10$s $1::%7$s)
 				ORDER BY i.%2$I
 				LIMIT $2
 				FOR UPDATE SKIP LOCKED
@@ -542,51 +589,64 @@ BEGIN
 					pg_catalog.array_agg(t.body ORDER BY t.ord) AS bodies,
 					pg_catalog.array_agg(t.signature ORDER BY t.ord) AS signatures
 				FROM taken AS t
-				HAVING pg_catalog.count(*) > 0
+				HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0
 			) AS a
-			CROSS JOIN LATERAL @extschema@.ingest_gig_events(a.bodies, a.signatures) AS r
+			CROSS JOIN LATERAL %11$s.ingest_gig_events(a.bodies, a.signatures) AS r
 		), done AS MATERIALIZED (
 			SELECT t.key, r.*
 			FROM taken AS t
-			JOIN ingested AS r ON r.ord = t.ord
+			JOIN ingested AS r ON r.ord OPERATOR(pg_catalog.=) t.ord
 		), marked AS (
 			UPDATE %1$s AS i
-			SET %5$I = d.outcome::text::%8$s, %6$I = d.sqlstate || ': ' || d.message
+			SET
+				%5$I = d.outcome::pg_catalog.text::%8$s,
+				%6$I = d.sqlstate OPERATOR(pg_catalog.||) ': ' OPERATOR(pg_catalog.||) d.message
 			FROM done AS d
-			WHERE i.%2$I = d.key
+			WHERE i.%2$I %9$s d.key
 		)
 		SELECT
 			pg_catalog.count(*),
-			pg_catalog.count(*) FILTER (WHERE d.outcome::text = 'rejected'),
-			(pg_catalog.array_agg(d.key ORDER BY d.ord DESC))[1]::text
+			pg_catalog.count(*) FILTER (
+				WHERE d.outcome::pg_catalog.text OPERATOR(pg_catalog.=) 'rejected'
+			),
+			(pg_catalog.array_agg(d.key ORDER BY d.ord DESC))[1]::pg_catalog.text
 		FROM done AS d
 		$statement$,
-		inbox,
+		full_name,
 		key,
-		CASE types[2]
-			WHEN 'bytea' THEN pg_catalog.format('i.%I', body)
-			ELSE pg_catalog.format('pg_catalog.convert_to(i.%I::text, ''UTF8'')', body)
+		CASE
+			WHEN base_types[2] = 'bytea'::regtype THEN format('i.%I::pg_catalog.bytea', body)
+			ELSE format('pg_catalog.convert_to(i.%I::pg_catalog.text, ''UTF8'')', body)
 		END,
 		signature,
 		outcome,
 		error,
 		types[1],
-		types[4]
+		types[4],
+		operators[1],
+		operators[2],
+		(
+			SELECT quote_ident(n.nspname)
+			FROM pg_extension AS e
+			JOIN pg_namespace AS n ON n.oid = e.extnamespace
+			WHERE e.extname = 'gigs_webhooks'
+		)
 	);
 
+	PERFORM pg_catalog.set_config('search_path', caller_path, true);
 	drained := 0;
 	rejected := 0;
 	LOOP
 		EXECUTE statement INTO taken, bad, last_key USING last_key, batch;
 		COMMIT;
-		IF taken = 0 THEN
+		IF taken OPERATOR(pg_catalog.=) 0 THEN
 			EXIT WHEN restarted;
 			-- another session may have given up rows that it had locked
 			restarted := true;
 			CONTINUE;
 		END IF;
-		drained := drained + taken;
-		rejected := rejected + bad;
+		drained := drained OPERATOR(pg_catalog.+) taken;
+		rejected := rejected OPERATOR(pg_catalog.+) bad;
 		RAISE NOTICE 'rows drained from "%": %, rejected: %', table_name, drained, rejected;
 	END LOOP;
 END
