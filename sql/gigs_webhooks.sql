@@ -655,6 +655,24 @@ COMMENT ON PROCEDURE @extschema@.drain_gig_inbox(regclass, integer, name, name, 
 	'take in the rows of an inbox table that have no outcome yet, a batch a transaction; goes on where it was ended, and beside others';
 
 --
+-- Whose name functions work in
+--
+-- The functions from here on are SECURITY DEFINER to reach the tables, but the
+-- tables may be given to a role of their own, while the functions stay the
+-- superuser's who created the extension.  What that role puts on its tables
+-- must not run in the superuser's name: so each function begins by taking on
+-- the tables' owner.  And it looks up the schema's name, which may have changed
+-- since; somebody else may have taken the old one.
+--
+
+CREATE FUNCTION @extschema@.gig_become_owner()
+RETURNS void
+AS 'MODULE_PATHNAME', 'gig_become_owner'
+LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.gig_become_owner() IS
+	'let the rest of a SECURITY DEFINER function work in the name of the tables'' owner';
+
+--
 -- Subscriptions
 --
 
@@ -705,7 +723,14 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
+DECLARE
+	schema CONSTANT text := (
+		SELECT quote_ident(n.nspname)
+		FROM pg_extension AS e
+		JOIN pg_namespace AS n ON n.oid = e.extnamespace
+		WHERE e.extname = 'gigs_webhooks'
+	);
+	nrows bigint;
 BEGIN
 	IF coalesce(create_gig_subscription.name, '') = '' THEN
 		RAISE invalid_parameter_value
@@ -731,26 +756,37 @@ BEGIN
 			USING MESSAGE = 'subscription config must be a JSON object';
 	END IF;
 
-	INSERT INTO @extschema@.gig_subscription (name, url, events, config, signed)
-	VALUES (
+	IF create_gig_subscription.secret = '' THEN
+		RAISE invalid_parameter_value
+			USING MESSAGE = 'secret must not be empty';
+	END IF;
+
+	EXECUTE format('SELECT %s.gig_become_owner()', schema);
+	EXECUTE format(
+		$statement$
+		INSERT INTO %s.gig_subscription (name, url, events, config, signed)
+		VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT ON CONSTRAINT gig_subscription_pkey DO NOTHING
+		$statement$,
+		schema
+	) USING
 		create_gig_subscription.name,
 		create_gig_subscription.url,
 		create_gig_subscription.events,
 		create_gig_subscription.config,
-		create_gig_subscription.secret IS NOT NULL
-	)
-	ON CONFLICT ON CONSTRAINT gig_subscription_pkey DO NOTHING;
-	IF NOT FOUND THEN
+		create_gig_subscription.secret IS NOT NULL;
+	GET DIAGNOSTICS nrows = ROW_COUNT;
+	IF nrows = 0 THEN
 		RAISE duplicate_object USING
 			MESSAGE = format('subscription "%s" already exists', create_gig_subscription.name),
 			HINT = 'Use add_gig_secret() for another secret of the same name.';
 	END IF;
 
 	IF create_gig_subscription.secret IS NOT NULL THEN
-		PERFORM @extschema@.add_gig_secret(
-			create_gig_subscription.name,
-			create_gig_subscription.secret
-		);
+		EXECUTE format(
+			'INSERT INTO %s.gig_subscription_secret (name, secret) VALUES ($1, $2)',
+			schema
+		) USING create_gig_subscription.name, create_gig_subscription.secret;
 	END IF;
 END
 $$;
@@ -762,35 +798,55 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
+DECLARE
+	schema CONSTANT text := (
+		SELECT quote_ident(n.nspname)
+		FROM pg_extension AS e
+		JOIN pg_namespace AS n ON n.oid = e.extnamespace
+		WHERE e.extname = 'gigs_webhooks'
+	);
+	nrows bigint;
 BEGIN
 	IF coalesce(add_gig_secret.secret, '') = '' THEN
 		RAISE invalid_parameter_value
 			USING MESSAGE = 'secret must not be empty';
 	END IF;
 
-	PERFORM FROM @extschema@.gig_subscription AS s
-	WHERE s.name = add_gig_secret.name
-	FOR UPDATE;
-	IF NOT FOUND THEN
+	EXECUTE format('SELECT %s.gig_become_owner()', schema);
+	EXECUTE format(
+		'SELECT FROM %s.gig_subscription AS s WHERE s.name = $1 FOR UPDATE',
+		schema
+	) USING add_gig_secret.name;
+	GET DIAGNOSTICS nrows = ROW_COUNT;
+	IF nrows = 0 THEN
 		RAISE undefined_object
 			USING MESSAGE = format('subscription "%s" does not exist', add_gig_secret.name);
 	END IF;
 
-	PERFORM FROM @extschema@.gig_subscription_secret AS s
-	WHERE s.name = add_gig_secret.name
-		AND s.secret = add_gig_secret.secret
-		AND coalesce(s.retired_at, 'infinity') > clock_timestamp();
-	IF FOUND THEN
+	EXECUTE format(
+		$statement$
+		SELECT
+		FROM %s.gig_subscription_secret AS s
+		WHERE s.name = $1
+			AND s.secret = $2
+			AND coalesce(s.retired_at, 'infinity') > clock_timestamp()
+		$statement$,
+		schema
+	) USING add_gig_secret.name, add_gig_secret.secret;
+	GET DIAGNOSTICS nrows = ROW_COUNT;
+	IF nrows > 0 THEN
 		RAISE duplicate_object
 			USING MESSAGE = format('subscription "%s" has this secret already', add_gig_secret.name);
 	END IF;
 
-	INSERT INTO @extschema@.gig_subscription_secret (name, secret)
-	VALUES (add_gig_secret.name, add_gig_secret.secret);
-	UPDATE @extschema@.gig_subscription AS s
-	SET signed = true
-	WHERE s.name = add_gig_secret.name AND NOT s.signed;
+	EXECUTE format(
+		'INSERT INTO %s.gig_subscription_secret (name, secret) VALUES ($1, $2)',
+		schema
+	) USING add_gig_secret.name, add_gig_secret.secret;
+	EXECUTE format(
+		'UPDATE %s.gig_subscription AS s SET signed = true WHERE s.name = $1 AND NOT s.signed',
+		schema
+	) USING add_gig_secret.name;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.add_gig_secret(text, text) IS
@@ -805,27 +861,41 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
+DECLARE
+	schema CONSTANT text := (
+		SELECT quote_ident(n.nspname)
+		FROM pg_extension AS e
+		JOIN pg_namespace AS n ON n.oid = e.extnamespace
+		WHERE e.extname = 'gigs_webhooks'
+	);
+	nrows bigint;
 BEGIN
 	IF retire_gig_secret.at IS NULL THEN
 		RAISE null_value_not_allowed
 			USING MESSAGE = 'time of retirement must not be null';
 	END IF;
 
-	IF NOT EXISTS (
-		SELECT FROM @extschema@.gig_subscription AS s
-		WHERE s.name = retire_gig_secret.name
-	) THEN
+	EXECUTE format('SELECT %s.gig_become_owner()', schema);
+	EXECUTE format('SELECT FROM %s.gig_subscription AS s WHERE s.name = $1', schema)
+	USING retire_gig_secret.name;
+	GET DIAGNOSTICS nrows = ROW_COUNT;
+	IF nrows = 0 THEN
 		RAISE undefined_object
 			USING MESSAGE = format('subscription "%s" does not exist', retire_gig_secret.name);
 	END IF;
 
-	UPDATE @extschema@.gig_subscription_secret AS s
-	SET retired_at = retire_gig_secret.at
-	WHERE s.name = retire_gig_secret.name
-		AND s.secret = retire_gig_secret.secret
-		AND coalesce(s.retired_at, 'infinity') > clock_timestamp();
-	IF NOT FOUND THEN
+	EXECUTE format(
+		$statement$
+		UPDATE %s.gig_subscription_secret AS s
+		SET retired_at = $3
+		WHERE s.name = $1
+			AND s.secret = $2
+			AND coalesce(s.retired_at, 'infinity') > clock_timestamp()
+		$statement$,
+		schema
+	) USING retire_gig_secret.name, retire_gig_secret.secret, retire_gig_secret.at;
+	GET DIAGNOSTICS nrows = ROW_COUNT;
+	IF nrows = 0 THEN
 		RAISE undefined_object
 			USING MESSAGE = format('subscription "%s" has no such valid secret', retire_gig_secret.name);
 	END IF;
@@ -839,11 +909,20 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
+DECLARE
+	schema CONSTANT text := (
+		SELECT quote_ident(n.nspname)
+		FROM pg_extension AS e
+		JOIN pg_namespace AS n ON n.oid = e.extnamespace
+		WHERE e.extname = 'gigs_webhooks'
+	);
+	nrows bigint;
 BEGIN
-	DELETE FROM @extschema@.gig_subscription AS s
-	WHERE s.name = drop_gig_subscription.name;
-	IF NOT FOUND THEN
+	EXECUTE format('SELECT %s.gig_become_owner()', schema);
+	EXECUTE format('DELETE FROM %s.gig_subscription AS s WHERE s.name = $1', schema)
+	USING drop_gig_subscription.name;
+	GET DIAGNOSTICS nrows = ROW_COUNT;
+	IF nrows = 0 THEN
 		RAISE undefined_object
 			USING MESSAGE = format('subscription "%s" does not exist', drop_gig_subscription.name);
 	END IF;
@@ -857,26 +936,42 @@ RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE CALLED ON NULL INPUT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
 DECLARE
-	subscription @extschema@.gig_subscription;
+	schema CONSTANT text := (
+		SELECT quote_ident(n.nspname)
+		FROM pg_extension AS e
+		JOIN pg_namespace AS n ON n.oid = e.extnamespace
+		WHERE e.extname = 'gigs_webhooks'
+	);
+	subscription record;
 	newest_secret text;
 	request jsonb;
 BEGIN
-	SELECT s.* INTO subscription
-	FROM @extschema@.gig_subscription AS s
-	WHERE s.name = gig_subscription_request.name;
-	IF NOT FOUND THEN
+	EXECUTE format('SELECT %s.gig_become_owner()', schema);
+	EXECUTE format(
+		$statement$
+		SELECT s.name, s.url, s.events, s.config
+		FROM %s.gig_subscription AS s
+		WHERE s.name = $1
+		$statement$,
+		schema
+	) INTO subscription USING gig_subscription_request.name;
+	IF subscription.name IS NULL THEN
 		RAISE undefined_object
 			USING MESSAGE = format('subscription "%s" does not exist', gig_subscription_request.name);
 	END IF;
 
-	SELECT s.secret INTO newest_secret
-	FROM @extschema@.gig_subscription_secret AS s
-	WHERE s.name = gig_subscription_request.name
-		AND coalesce(s.retired_at, 'infinity') > clock_timestamp()
-	ORDER BY s.created_at DESC
-	LIMIT 1;
+	EXECUTE format(
+		$statement$
+		SELECT s.secret
+		FROM %s.gig_subscription_secret AS s
+		WHERE s.name = $1
+			AND coalesce(s.retired_at, 'infinity') > clock_timestamp()
+		ORDER BY s.created_at DESC
+		LIMIT 1
+		$statement$,
+		schema
+	) INTO newest_secret USING gig_subscription_request.name;
 
 	request := jsonb_build_object(
 		'events', CASE
@@ -921,6 +1016,13 @@ CREATE FUNCTION @extschema@.prune_gig_events(
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	schema CONSTANT text := (
+		SELECT quote_ident(n.nspname)
+		FROM pg_extension AS e
+		JOIN pg_namespace AS n ON n.oid = e.extnamespace
+		WHERE e.extname = 'gigs_webhooks'
+	);
 BEGIN
 	IF keep IS NULL OR keep < interval '0' THEN
 		RAISE invalid_parameter_value
@@ -931,25 +1033,36 @@ BEGIN
 			USING MESSAGE = 'batch must be greater than zero';
 	END IF;
 
-	DELETE FROM @extschema@.gig_event_log AS l
-	WHERE l.event_id IN (
-		SELECT o.event_id
-		FROM @extschema@.gig_event_log AS o
-		WHERE o.received_at < now() - keep
-		LIMIT batch
-		FOR UPDATE SKIP LOCKED
-	);
+	EXECUTE format('SELECT %s.gig_become_owner()', schema);
+	EXECUTE format(
+		$statement$
+		DELETE FROM %1$s.gig_event_log AS l
+		WHERE l.event_id IN (
+			SELECT o.event_id
+			FROM %1$s.gig_event_log AS o
+			WHERE o.received_at < now() - $1
+			LIMIT $2
+			FOR UPDATE SKIP LOCKED
+		)
+		$statement$,
+		schema
+	) USING keep, batch;
 	GET DIAGNOSTICS events_pruned = ROW_COUNT;
 
 	-- past the window a delivery tells nothing, however long events are kept
-	DELETE FROM @extschema@.gig_delivery AS d
-	WHERE (d.account_id, d.body_digest) IN (
-		SELECT o.account_id, o.body_digest
-		FROM @extschema@.gig_delivery AS o
-		WHERE o.first_at < now() - @extschema@.gig_dedupe_window()
-		LIMIT batch
-		FOR UPDATE SKIP LOCKED
-	);
+	EXECUTE format(
+		$statement$
+		DELETE FROM %1$s.gig_delivery AS d
+		WHERE (d.account_id, d.body_digest) IN (
+			SELECT o.account_id, o.body_digest
+			FROM %1$s.gig_delivery AS o
+			WHERE o.first_at < now() - %1$s.gig_dedupe_window()
+			LIMIT $1
+			FOR UPDATE SKIP LOCKED
+		)
+		$statement$,
+		schema
+	) USING batch;
 	GET DIAGNOSTICS deliveries_pruned = ROW_COUNT;
 END
 $$;
@@ -1049,8 +1162,13 @@ RETURNS TABLE (
 LANGUAGE plpgsql STABLE PARALLEL SAFE CALLED ON NULL INPUT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
 DECLARE
+	schema CONSTANT text := (
+		SELECT quote_ident(n.nspname)
+		FROM pg_extension AS e
+		JOIN pg_namespace AS n ON n.oid = e.extnamespace
+		WHERE e.extname = 'gigs_webhooks'
+	);
 	seconds double precision := EXTRACT(epoch FROM gig_event_counts.bucket);
 BEGIN
 	IF seconds IS NULL OR seconds <= 0 THEN
@@ -1064,17 +1182,22 @@ BEGIN
 			USING MESSAGE = 'buckets of months or years are not supported';
 	END IF;
 
-	RETURN QUERY
-	SELECT
-		to_timestamp(floor(EXTRACT(epoch FROM l.received_at) / seconds) * seconds),
-		l.event,
-		count(*),
-		coalesce(sum((@extschema@.parse_logged_gig_event(l.body)).changed_count), 0)::bigint
-	FROM @extschema@.gig_event_log AS l
-	WHERE l.received_at >= gig_event_counts."from"
-		AND l.received_at < gig_event_counts."to"
-	GROUP BY 1, 2
-	ORDER BY 1, 2;
+	EXECUTE format('SELECT %s.gig_become_owner()', schema);
+	RETURN QUERY EXECUTE format(
+		$statement$
+		SELECT
+			to_timestamp(floor(EXTRACT(epoch FROM l.received_at) / $1) * $1),
+			l.event,
+			count(*),
+			coalesce(sum((%1$s.parse_logged_gig_event(l.body)).changed_count), 0)::bigint
+		FROM %1$s.gig_event_log AS l
+		WHERE l.received_at >= $2
+			AND l.received_at < $3
+		GROUP BY 1, 2
+		ORDER BY 1, 2
+		$statement$,
+		schema
+	) USING seconds, gig_event_counts."from", gig_event_counts."to";
 END
 $$;
 COMMENT ON FUNCTION @extschema@.gig_event_counts(interval, timestamptz, timestamptz) IS
@@ -1104,6 +1227,7 @@ REVOKE ALL ON FUNCTION
 	@extschema@.try_ingest_gig_event(text, text),
 	@extschema@.ingest_gig_events(bytea[], text[]),
 	@extschema@.gig_inbox_ingest(),
+	@extschema@.gig_become_owner(),
 	@extschema@.gig_subscription_changed(),
 	@extschema@.create_gig_subscription(text, text, text, text[], jsonb),
 	@extschema@.add_gig_secret(text, text),

@@ -240,3 +240,26 @@ BecomeCaller(const Caller *caller)
 	AtEOXact_GUC(true, caller->guc_nest_level);
 	SetUserIdAndSecContext(caller->user, caller->security_context);
 }
+
+/*
+ * gig_become_owner() returns void
+ *
+ * The same for the rest of a SECURITY DEFINER function.  PostgreSQL goes back
+ * to the caller when that ends.
+ */
+PG_FUNCTION_INFO_V1(gig_become_owner);
+Datum
+gig_become_owner(PG_FUNCTION_ARGS)
+{
+	Oid user;
+	int security_context;
+
+	GetUserIdAndSecContext(&user, &security_context);
+	if ((security_context & SECURITY_LOCAL_USERID_CHANGE) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("function \"%s\" was not called by a SECURITY DEFINER function",
+						"gig_become_owner")));
+	SetUserIdAndSecContext(GetGigSchema(fcinfo)->owner, security_context);
+	PG_RETURN_VOID();
+}

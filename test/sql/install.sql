@@ -56,6 +56,33 @@ SELECT state, events FROM "Renamed Gigs".gig_account_sync;
 SELECT state, stalled FROM "Renamed Gigs".gig_sync_status;
 SELECT all_synced FROM "Renamed Gigs".gig_user_sync;
 SELECT count(*) FROM "Renamed Gigs".gig_sync_summary;
+-- ... even where somebody else has taken its old name, and waits there
+SELECT current_database() AS database \gset
+GRANT CREATE ON DATABASE :"database" TO regress_gigs_attacker;
+SET ROLE regress_gigs_attacker;
+CREATE SCHEMA gigs;
+CREATE FUNCTION gigs.trap() RETURNS void LANGUAGE plpgsql AS 'BEGIN RAISE ''attacker called by %'', current_user; END';
+SELECT format('CREATE FUNCTION gigs.%I(%s) RETURNS %s LANGUAGE sql AS %L', name, arguments, result, 'SELECT gigs.trap(); SELECT NULL::' || result)
+FROM (VALUES ('gig_become_owner', '', 'text'), ('add_gig_secret', 'text, text', 'text'), ('gig_dedupe_window', '', 'interval'),
+	('parse_logged_gig_event', 'bytea', 'bytea'), ('ingest_gig_events', 'bytea[], text[]', 'bytea')) AS f (name, arguments, result) \gexec
+RESET ROLE;
+SELECT format('CREATE TABLE gigs.%I (LIKE "Renamed Gigs".%1$I INCLUDING ALL)', name), format('ALTER TABLE gigs.%I OWNER TO regress_gigs_attacker', name)
+FROM (VALUES ('gig_subscription'), ('gig_subscription_secret'), ('gig_event_log'), ('gig_delivery')) AS t (name) \gexec
+SELECT "Renamed Gigs".create_gig_subscription('signed', 'u', 'one');
+SELECT "Renamed Gigs".add_gig_secret('signed', 'two');
+SELECT "Renamed Gigs".retire_gig_secret('signed', 'one');
+SELECT "Renamed Gigs".gig_subscription_request('signed');
+SELECT "Renamed Gigs".drop_gig_subscription('signed');
+SELECT event, events FROM "Renamed Gigs".gig_event_counts('36500 days', '-infinity', 'infinity');
+SELECT events_pruned FROM "Renamed Gigs".prune_gig_events('1 day');
+CREATE TABLE inbox (id int, body text, signature text, outcome text, error text);
+INSERT INTO inbox VALUES (1, pg_temp.body(3));
+CALL "Renamed Gigs".drain_gig_inbox('inbox');
+SELECT outcome FROM inbox;
+DROP TABLE inbox;
+SELECT (SELECT count(*) FROM gigs.gig_subscription) + (SELECT count(*) FROM gigs.gig_subscription_secret) AS taken;
+REVOKE CREATE ON DATABASE :"database" FROM regress_gigs_attacker;
+DROP SCHEMA gigs CASCADE;
 
 -- Dropped and created again in one session: nothing of it is remembered
 DROP EXTENSION gigs_webhooks;

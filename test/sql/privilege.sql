@@ -338,6 +338,59 @@ RESET ROLE;
 SET search_path = pg_catalog;
 SELECT DISTINCT * FROM gigs_private.seen ORDER BY what;
 SELECT events, duplicates FROM gigs_private.gig_account_sync WHERE right(account_id::text, 1) = '5';
+-- ... and so do the functions that stay the superuser's: what an owner has put
+-- on the tables never runs in the superuser's name, whoever calls
+SET ROLE regress_gigs_owner;
+DELETE FROM gigs_private.seen;
+CREATE FUNCTION gigs_private.see(what text) RETURNS boolean LANGUAGE plpgsql VOLATILE COST 100000 AS $$
+BEGIN
+	INSERT INTO gigs_private.seen VALUES (what, current_user, current_setting('search_path'));
+	RETURN true;
+END
+$$;
+CREATE TRIGGER see_all AFTER INSERT OR UPDATE OR DELETE ON gigs_private.gig_subscription FOR EACH ROW EXECUTE FUNCTION gigs_private.see();
+CREATE TRIGGER see_all AFTER INSERT OR UPDATE OR DELETE ON gigs_private.gig_subscription_secret FOR EACH ROW EXECUTE FUNCTION gigs_private.see();
+CREATE TRIGGER see_all AFTER DELETE ON gigs_private.gig_event_log FOR EACH ROW EXECUTE FUNCTION gigs_private.see();
+CREATE TRIGGER see_all AFTER DELETE ON gigs_private.gig_delivery FOR EACH ROW EXECUTE FUNCTION gigs_private.see();
+-- ... (a function that only reads runs into policies, which don't hold superusers)
+ALTER TABLE gigs_private.gig_subscription_secret ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+ALTER TABLE gigs_private.gig_event_log ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY see ON gigs_private.gig_subscription_secret USING (gigs_private.see('policy of gig_subscription_secret'));
+CREATE POLICY see ON gigs_private.gig_event_log USING (gigs_private.see('policy of gig_event_log'));
+RESET ROLE;
+CREATE PROCEDURE test.watch(call text) LANGUAGE plpgsql AS $$
+DECLARE
+	result text := test.try('SELECT gigs_private.' || call);
+	seen record;
+BEGIN
+	RAISE WARNING '% -> %', call, result;
+	FOR seen IN SELECT DISTINCT * FROM gigs_private.seen ORDER BY what LOOP
+		RAISE WARNING '    % as %, search_path %', seen.what, seen.who, seen.search_path;
+	END LOOP;
+	DELETE FROM gigs_private.seen;
+END
+$$;
+\set VERBOSITY terse
+CALL test.watch($$create_gig_subscription('theirs', 'https://example.com/theirs', 'one')$$);
+CALL test.watch($$add_gig_secret('theirs', 'two')$$);
+CALL test.watch($$retire_gig_secret('theirs', 'one')$$);
+CALL test.watch($$gig_subscription_request('theirs') ->> 'secret'$$);
+CALL test.watch($$drop_gig_subscription('theirs')$$);
+CALL test.watch($$gig_event_counts('36500 days', '-infinity', 'infinity') IS NOT NULL$$);
+SET gigs_webhooks.dedupe_window = 0;
+CALL test.watch($$prune_gig_events('0') IS NOT NULL$$);
+RESET gigs_webhooks.dedupe_window;
+\set VERBOSITY default
+SELECT current_user = session_user AS same_user;
+DROP POLICY see ON gigs_private.gig_event_log;
+DROP POLICY see ON gigs_private.gig_subscription_secret;
+ALTER TABLE gigs_private.gig_event_log DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
+ALTER TABLE gigs_private.gig_subscription_secret DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
+-- ... but nobody becomes the owner outside of such a function, or without leave
+SELECT test.try('SELECT gigs_private.gig_become_owner()');
+SET ROLE regress_gigs_receiver;
+SELECT test.try('SELECT gigs_private.gig_become_owner()');
+RESET ROLE;
 -- ... what he may not do is not done
 REVOKE INSERT ON gigs_private.gig_change FROM regress_gigs_owner;
 SET ROLE regress_gigs_receiver;
