@@ -32,7 +32,7 @@
 
 typedef struct Secret
 {
-	SignatureKey *key;
+	SignatureKey *key;		/* NULL: empty, which anyone could sign with */
 	TimestampTz retired_at; /* DT_NOEND: not retired */
 } Secret;
 
@@ -238,7 +238,11 @@ ReadSecret(Relation table, TupleTableSlot *slot)
 		}
 		added = &subscription->secrets[subscription->nsecrets];
 		added->retired_at = isnull ? DT_NOEND : DatumGetTimestampTz(retired_at);
-		added->key = MakeSignatureKey(subscription_context, secret, secret_len);
+		if (secret_len > 0)
+			added->key =
+				MakeSignatureKey(subscription_context, secret, secret_len);
+		else
+			added->key = NULL;
 		subscription->nsecrets++;
 	}
 	ForgetKey(secret, secret_len);
@@ -357,7 +361,7 @@ VerifySubscription(const char *name, const char *body, size_t len,
 	{
 		const Secret *secret = &subscription->secrets[i];
 
-		if (secret->retired_at <= now)
+		if (secret->key == NULL || secret->retired_at <= now)
 			continue;
 		SignBody(secret->key, body, len, expected);
 		if (SignaturesEqual(expected, given))
