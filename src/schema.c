@@ -49,6 +49,8 @@ static Oid LookupTable(const char *name, Oid namespace_id);
 static Oid LookupEnum(const char *name, Oid namespace_id,
 					  const char *const *names, Oid *labels, int nlabels);
 static Oid TableOwner(Oid table);
+static Oid OthersTable(const GigSchema *schema);
+static Oid GetOwner(const GigSchema *schema);
 static void ForgetSchema(Datum arg, int cacheid, uint32 hashvalue);
 static void ForgetSchemaOfTable(Datum arg, Oid table);
 
@@ -96,6 +98,7 @@ LoadSchema(Oid namespace_id)
 	schema.event_id_sequence =
 		LookupTable("gig_event_log_event_id_seq", namespace_id);
 	schema.owner = TableOwner(schema.tables[TABLE_ACCOUNT_SYNC]);
+	schema.others_table = OthersTable(&schema);
 	schema.event_kind_type =
 		LookupEnum("gig_event_kind", namespace_id, gig_event_names,
 				   schema.event_kinds, GIG_EVENT_KINDS);
@@ -179,6 +182,42 @@ TableOwner(Oid table)
 	return owner;
 }
 
+/*
+ * Returns a table that doesn't belong to the owner of the others, if there is
+ * one.
+ */
+static Oid
+OthersTable(const GigSchema *schema)
+{
+	for (int i = 0; i < GIG_TABLES; i++)
+	{
+		if (TableOwner(schema->tables[i]) != schema->owner)
+			return schema->tables[i];
+	}
+	if (TableOwner(schema->subscription_table) != schema->owner)
+		return schema->subscription_table;
+	if (TableOwner(schema->secret_table) != schema->owner)
+		return schema->secret_table;
+	return InvalidOid;
+}
+
+/*
+ * Returns the one owner of all tables.  If there were another, what he has put
+ * on his table, a trigger or a policy, would run in a name that isn't his.
+ */
+static Oid
+GetOwner(const GigSchema *schema)
+{
+	if (OidIsValid(schema->others_table))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("tables \"%s\" and \"%s\" of extension gigs_webhooks have different owners",
+						gig_tables[TABLE_ACCOUNT_SYNC].name,
+						get_rel_name(schema->others_table)),
+				 errhint("Give all tables of the extension to one role.")));
+	return schema->owner;
+}
+
 static void
 ForgetSchema(Datum arg pg_attribute_unused(), int cacheid pg_attribute_unused(),
 			 uint32 hashvalue pg_attribute_unused())
@@ -227,8 +266,8 @@ void
 BecomeOwner(const GigSchema *schema, Caller *caller)
 {
 	GetUserIdAndSecContext(&caller->user, &caller->security_context);
-	SetUserIdAndSecContext(schema->owner, caller->security_context |
-											  SECURITY_LOCAL_USERID_CHANGE);
+	SetUserIdAndSecContext(GetOwner(schema), caller->security_context |
+												 SECURITY_LOCAL_USERID_CHANGE);
 	caller->guc_nest_level = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
@@ -260,6 +299,6 @@ gig_become_owner(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("function \"%s\" was not called by a SECURITY DEFINER function",
 						"gig_become_owner")));
-	SetUserIdAndSecContext(GetGigSchema(fcinfo)->owner, security_context);
+	SetUserIdAndSecContext(GetOwner(GetGigSchema(fcinfo)), security_context);
 	PG_RETURN_VOID();
 }

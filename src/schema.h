@@ -53,8 +53,9 @@ typedef struct GigSchema
 {
 	uint64 generation; /* another one: prepare what depends on it anew */
 	Oid namespace_id;
-	char *name; /* quoted where needed */
-	Oid owner;	/* of the tables */
+	char *name;		  /* quoted where needed */
+	Oid owner;		  /* of the tables */
+	Oid others_table; /* one that is not the owner's, or InvalidOid */
 	Oid tables[GIG_TABLES];
 	Oid subscription_table;
 	Oid secret_table;

@@ -391,6 +391,43 @@ SELECT test.try('SELECT gigs_private.gig_become_owner()');
 SET ROLE regress_gigs_receiver;
 SELECT test.try('SELECT gigs_private.gig_become_owner()');
 RESET ROLE;
+-- ... and there is no way back from the owner's name into that of who calls
+SET ROLE regress_gigs_owner;
+CREATE FUNCTION gigs_private.escape() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+	statement text;
+BEGIN
+	FOREACH statement IN ARRAY ARRAY['RESET ROLE', 'SET ROLE NONE', 'SET LOCAL ROLE NONE', 'SET SESSION AUTHORIZATION DEFAULT', 'RESET SESSION AUTHORIZATION',
+		'SELECT set_config(''role'', ''none'', false)', 'SELECT set_config(''session_authorization'', session_user, true)'] LOOP
+		BEGIN
+			EXECUTE statement;
+			RAISE WARNING '% in %: %', statement, tg_table_name, current_user;
+		EXCEPTION WHEN insufficient_privilege THEN
+			RAISE WARNING '% in %: % %', statement, tg_table_name, current_user, sqlerrm;
+		END;
+	END LOOP;
+	RETURN NULL;
+END
+$$;
+CREATE TRIGGER escape AFTER UPDATE ON gigs_private.gig_account_sync FOR EACH ROW EXECUTE FUNCTION gigs_private.escape();
+CREATE TRIGGER escape AFTER INSERT ON gigs_private.gig_subscription FOR EACH ROW EXECUTE FUNCTION gigs_private.escape();
+RESET ROLE;
+\set VERBOSITY terse
+SELECT gigs_private.ingest_gig_event(test.body(5, 4), NULL);
+SELECT gigs_private.create_gig_subscription('way out', 'https://example.com/');
+\set VERBOSITY default
+SELECT current_user = session_user AS same_user;
+DROP FUNCTION gigs_private.escape() CASCADE;
+-- ... tables of several owners are in nobody's name
+ALTER TABLE gigs_private.gig_change OWNER TO CURRENT_USER;
+SELECT test.try(format('SELECT gigs_private.ingest_gig_event(%L, NULL)', test.body(5, 5)));
+SELECT test.try('SELECT gigs_private.create_gig_subscription(''mixed'', ''https://example.com/'')');
+SELECT test.try('SELECT gigs_private.rebuild_gig_sync()');
+ALTER TABLE gigs_private.gig_change OWNER TO regress_gigs_owner;
+ALTER TABLE gigs_private.gig_subscription_secret OWNER TO CURRENT_USER;
+SELECT test.try(format('SELECT gigs_private.ingest_gig_event(%L, NULL)', test.body(5, 5)));
+ALTER TABLE gigs_private.gig_subscription_secret OWNER TO regress_gigs_owner;
+SELECT test.try(format('SELECT gigs_private.ingest_gig_event(%L, NULL)', test.body(5, 5)));
 -- ... what he may not do is not done
 REVOKE INSERT ON gigs_private.gig_change FROM regress_gigs_owner;
 SET ROLE regress_gigs_receiver;
