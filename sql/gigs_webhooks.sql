@@ -788,6 +788,10 @@ BEGIN
 			schema
 		) USING create_gig_subscription.name, create_gig_subscription.secret;
 	END IF;
+EXCEPTION
+	-- its detail would show the row, and so the secret
+	WHEN integrity_constraint_violation THEN
+		RAISE USING ERRCODE = sqlstate, MESSAGE = sqlerrm;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.create_gig_subscription(text, text, text, text[], jsonb) IS
@@ -847,6 +851,10 @@ BEGIN
 		'UPDATE %s.gig_subscription AS s SET signed = true WHERE s.name = $1 AND NOT s.signed',
 		schema
 	) USING add_gig_secret.name;
+EXCEPTION
+	-- its detail would show the row, and so the secret
+	WHEN integrity_constraint_violation THEN
+		RAISE USING ERRCODE = sqlstate, MESSAGE = sqlerrm;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.add_gig_secret(text, text) IS
@@ -899,6 +907,10 @@ BEGIN
 		RAISE undefined_object
 			USING MESSAGE = format('subscription "%s" has no such valid secret', retire_gig_secret.name);
 	END IF;
+EXCEPTION
+	-- its detail would show the row, and so the secret
+	WHEN integrity_constraint_violation THEN
+		RAISE USING ERRCODE = sqlstate, MESSAGE = sqlerrm;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.retire_gig_secret(text, text, timestamptz) IS
