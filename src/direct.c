@@ -24,7 +24,6 @@
 #include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
-#include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/plancache.h"
@@ -106,18 +105,15 @@ ForgetTable(Datum arg pg_attribute_unused(), Oid table)
 
 /*
  * Makes ready to read and write directly.  Returns NULL where SQL has to do it.
+ * The tables have been locked.
  */
 GigDirect *
 BeginDirect(const GigSchema *schema)
 {
 	GigDirect *direct;
 
-	if (!gig_direct_writes || IsolationUsesXactSnapshot())
-		return NULL;
-	/* once they are locked nobody can make them anything else */
-	for (int i = 0; i < GIG_TABLES; i++)
-		LockRelationOid(schema->tables[i], RowExclusiveLock);
-	if (!TablesAreOrdinary(schema))
+	if (!gig_direct_writes || IsolationUsesXactSnapshot() ||
+		!TablesAreOrdinary(schema))
 		return NULL;
 	direct = palloc0(sizeof(GigDirect));
 	direct->schema = schema;

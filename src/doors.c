@@ -62,6 +62,7 @@ Datum
 try_ingest_gig_event(PG_FUNCTION_ARGS)
 {
 	GigResult result;
+	const GigSchema *schema;
 	TupleDesc tupdesc;
 	Datum values[RESULT_COLUMNS];
 	bool nulls[RESULT_COLUMNS];
@@ -69,9 +70,10 @@ try_ingest_gig_event(PG_FUNCTION_ARGS)
 	IngestOne(fcinfo, &result);
 	LogGigRefusal(&result.error);
 
+	schema = GetGigSchema(fcinfo);
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	FillResult(GetGigSchema(fcinfo), &result, values, nulls);
+	FillResult(schema, &result, values, nulls);
 	return HeapTupleGetDatum(
 		heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls));
 }

@@ -15,8 +15,10 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_enum.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -44,6 +46,7 @@ static GigSchema cached_schema;
 static bool cached_schema_valid = false;
 static MemoryContext schema_context = NULL;
 
+static Oid FunctionNamespace(Oid function);
 static void LoadSchema(Oid namespace_id);
 static Oid LookupTable(const char *name, Oid namespace_id);
 static Oid LookupEnum(const char *name, Oid namespace_id,
@@ -71,11 +74,28 @@ InitSchema(void)
 const GigSchema *
 GetGigSchema(FunctionCallInfo fcinfo)
 {
-	Oid namespace_id = get_func_namespace(fcinfo->flinfo->fn_oid);
+	Oid namespace_id = FunctionNamespace(fcinfo->flinfo->fn_oid);
 
 	if (!cached_schema_valid || cached_schema.namespace_id != namespace_id)
 		LoadSchema(namespace_id);
 	return &cached_schema;
+}
+
+/*
+ * The function may have been dropped while it waited for a table.
+ */
+static Oid
+FunctionNamespace(Oid function)
+{
+	HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid namespace_id;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
+						errmsg("extension gigs_webhooks has been dropped")));
+	namespace_id = ((Form_pg_proc) GETSTRUCT(tuple))->pronamespace;
+	ReleaseSysCache(tuple);
+	return namespace_id;
 }
 
 static void
@@ -132,6 +152,30 @@ LoadSchema(Oid namespace_id)
 		pfree(name);
 	cached_schema = schema;
 	cached_schema_valid = true;
+}
+
+/*
+ * Locks one of the schema's tables; "table" points at its OID in there.
+ *
+ * While the lock is waited for, the table may be dropped, or renamed with
+ * another one put in its place.  Then that one is locked, and the schema known
+ * anew: whoever worked on the old one would write where nobody looks.
+ */
+void
+LockGigTable(const GigSchema *schema, const Oid *table, LOCKMODE mode)
+{
+	Assert(schema == &cached_schema);
+	for (;;)
+	{
+		Oid locked = *table;
+
+		LockRelationOid(locked, mode);
+		if (!cached_schema_valid)
+			LoadSchema(schema->namespace_id);
+		if (*table == locked)
+			return;
+		UnlockRelationOid(locked, mode);
+	}
 }
 
 static Oid

@@ -10,6 +10,7 @@
 #define GIGS_WEBHOOKS_SCHEMA_H
 
 #include "fmgr.h"
+#include "storage/lockdefs.h"
 
 #include "event.h"
 
@@ -71,6 +72,8 @@ typedef struct GigSchema
 } GigSchema;
 
 extern const GigSchema *GetGigSchema(FunctionCallInfo fcinfo);
+extern void LockGigTable(const GigSchema *schema, const Oid *table,
+						 LOCKMODE mode);
 extern int FindEnumLabel(const Oid *labels, int nlabels, Oid label);
 
 /* Who called us, while we work in the owner's name. */

@@ -140,8 +140,10 @@ LoadSubscriptions(const GigSchema *schema)
 	subscriptions = NULL;
 	nsubscriptions = 0;
 
-	subscription_table = table_open(schema->subscription_table, AccessShareLock);
-	secret_table = table_open(schema->secret_table, AccessShareLock);
+	LockGigTable(schema, &schema->subscription_table, AccessShareLock);
+	LockGigTable(schema, &schema->secret_table, AccessShareLock);
+	subscription_table = table_open(schema->subscription_table, NoLock);
+	secret_table = table_open(schema->secret_table, NoLock);
 	loaded_tables[0] = schema->subscription_table;
 	loaded_tables[1] = schema->secret_table;
 
