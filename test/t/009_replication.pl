@@ -20,7 +20,7 @@ my $nclients = 3;
 my $nhooks = $ENV{GIGS_LONG} ? 20_000 : 1_500;
 my $naccounts = 20;
 
-# Deliveries by which a client is recognized; a client may have many.
+# What a client has printed: account, number, event_id and outcome of each event.
 sub acknowledged
 {
 	my ($output) = @_;
@@ -113,19 +113,7 @@ sub wait_for_replay
 	return;
 }
 
-# SQLSTATE or output of a statement in a session of its own.
-sub outcome
-{
-	my ($node, $query) = @_;
-	my ($stdout, $stderr) = ('', '');
-
-	$node->psql('postgres', $query,
-		stdout => \$stdout,
-		stderr => \$stderr,
-		extra_params => [ '-v', 'VERBOSITY=verbose' ],
-		on_error_stop => 1);
-	return $stderr =~ /ERROR:  (\w{5}): (.*)/ ? "$1 $2" : $stdout;
-}
+sub outcome { my ($node, $query) = @_; return answer($node, 'postgres', $query) }
 
 # ---------------------------------------------------------------------------
 # A standby

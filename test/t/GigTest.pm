@@ -17,7 +17,7 @@ use PostgreSQL::Test::Utils;
 
 our @EXPORT = qw(start_node sign payload bytea_literal text_literal
   ask first_difference run_together create_gigs troubles rows_of
-  start_client finish_client);
+  start_client finish_client answer begin_asking end_asking);
 
 # A server of its own, quiet enough that logging isn't what a test spends its
 # time with: PostgreSQL::Test::Cluster logs every statement.  What goes to its
@@ -91,6 +91,41 @@ sub ask
 
 	$output =~ s/\n?^$end\n?//m;
 	return $output;
+}
+
+# Asks a session something that it has to wait for somebody else with.
+# end_asking() returns what it printed then, with the SQLSTATE as ask() does.
+sub begin_asking
+{
+	my ($session, $query) = @_;
+	my $begin = 'begun ' . ++$asked;
+
+	$session->query_until(qr/^$begin$/m,
+		"\\echo $begin\n$query\n;\n\\if :ERROR\n\\echo :SQLSTATE\n\\endif\n\\echo ended\n");
+	return;
+}
+
+sub end_asking
+{
+	my ($session) = @_;
+	my $output = $session->query_until(qr/^ended$/m, '');
+
+	$output =~ s/\n?^ended\n?//m;
+	return $output;
+}
+
+# What a session of its own gets for an answer: what it prints, or the SQLSTATE
+# and the message of its first error.
+sub answer
+{
+	my ($node, $dbname, $query) = @_;
+	my ($stdout, $stderr) = ('', '');
+
+	$node->psql($dbname, $query,
+		stdout => \$stdout,
+		stderr => \$stderr,
+		extra_params => [ '-v', 'VERBOSITY=verbose' ]);
+	return $stderr =~ /(?:ERROR|FATAL):  (\w{5}): (.*)/ ? "$1 $2" : $stdout;
 }
 
 # Where two lists of lines differ first, for a failure's diagnosis; an empty
