@@ -247,3 +247,154 @@ for (@sessions)
 	$session->quit;
 }
 adds_up($db, '... all of which adds up');
+
+# ---------------------------------------------------------------------------
+# Transactions that end elsewhere, late, or not at all
+# ---------------------------------------------------------------------------
+
+# Two-phase commit: of webhooks, and of secrets.
+$db = fresh('prepared');
+@sessions = both_sessions($db);
+for (@sessions)
+{
+	my ($title, $session) = @$_;
+	my $gid = $title;
+
+	# an account of its own for each, as the prepared ones keep theirs locked
+	ask($session, 'BEGIN; SELECT take(' . another() . ", 1); SELECT take_all('{$n,$n}', '{2,3}'); PREPARE TRANSACTION '$gid'");
+	is(answer($node, $db, "SET lock_timeout = '20ms'; SELECT take($n, 1)"),
+		'55P03 canceling statement due to lock timeout', "$title: a prepared transaction keeps its accounts");
+	ask($session, 'BEGIN; SELECT take(' . another() . ", 1); PREPARE TRANSACTION '$gid back'");
+	is(count_events($db), 0, '... and shows nothing');
+}
+ask($sessions[0][1], "BEGIN; SELECT gigs.add_gig_secret('payroll', 'added'); PREPARE TRANSACTION 'add'");
+is(take_with($sessions[0][1], 'added', 1), '28000', 'a secret is not good before it is committed');
+$_->[1]->quit for @sessions;
+$node->restart;
+@sessions = both_sessions($db);
+for (@sessions)
+{
+	my ($title, $session) = @$_;
+
+	is(take_with($session, 'added', 1), '28000', "$title: nor after a restart");
+}
+sql($db, "COMMIT PREPARED 'add'");
+for (@sessions)
+{
+	my ($title, $session) = @$_;
+
+	is(take_with($session, 'added', another()), 'applied', "$title: a secret is good once another session has committed it");
+}
+ask($sessions[1][1], "BEGIN; SELECT gigs.retire_gig_secret('payroll', 'added'); PREPARE TRANSACTION 'retire'");
+is(take_with($_->[1], 'added', $n), 'duplicate', "$_->[0]: ... and as long as its retirement is only prepared") for @sessions;
+sql($db, "ROLLBACK PREPARED 'retire'");
+is(take_with($_->[1], 'added', $n), 'duplicate', "$_->[0]: ... or was rolled back") for @sessions;
+ask($sessions[1][1], "BEGIN; SELECT gigs.retire_gig_secret('payroll', 'added'); PREPARE TRANSACTION 'retire'");
+sql($db, "COMMIT PREPARED 'retire'");
+is(take_with($_->[1], 'added', $n), '28000', "$_->[0]: ... and not when it was committed") for @sessions;
+
+my $events = count_events($db);
+sql($db, "COMMIT PREPARED '$_->[0]'; ROLLBACK PREPARED '$_->[0] back'") for @sessions;
+is(count_events($db), $events + 6, 'prepared webhooks are there when they are committed');
+adds_up($db, '... all of which adds up');
+$_->[1]->quit for @sessions;
+
+# In the middle of a large batch: where it waits for an account, with others
+# locked already; or for a gig, with all but that written.  And anywhere.
+$db = fresh('stopped');
+my $size = $ENV{GIGS_LONG} ? 10_000 : 1_000;
+my $large = "SELECT take_all(array_agg(n % 500), array_agg(5 * n + 1)) FROM generate_series(1, $size) AS n";
+my ($batch_start, $blocker) = (0, session($db));
+sql($db, "SELECT take_all(array_agg(n), array_agg(1)) FROM generate_series(0, 499) AS n");
+sub blocked_by
+{
+	my ($where) = @_;
+
+	# the account that comes last, or a gig of the batch that isn't there yet
+	return $where eq 'an account'
+	  ? 'SELECT FROM gigs.gig_account_sync WHERE account_id = (SELECT max(account(n)::text)::uuid FROM generate_series(0, 499) AS n) FOR UPDATE'
+	  : "INSERT INTO gigs.gig_change SELECT account(7), md5('7 ' || 5 * 507 + 2)::uuid, 'gigs.updated', now(), 1";
+}
+for my $direct ('on', 'off')
+{
+	for my $where ('an account', 'a gig')
+	{
+		for my $how ('statement_timeout', 'lock_timeout', 'pg_cancel_backend', 'pg_terminate_backend', 'ROLLBACK')
+		{
+			my $title = "direct_writes $direct, $how while waiting for $where";
+			my $session = session($db, $direct);
+			my $pid = ask($session, 'SELECT pg_backend_pid()');
+			my $rows = rows_of($node, $db);
+			my ($batch) = $large =~ s/5 \* n \+ 1/5 * n + 2/r;
+			my $expected = {
+				statement_timeout => '57014',
+				lock_timeout => '55P03',
+				pg_cancel_backend => '57014',
+				ROLLBACK => "applied $size\nROLLED BACK"
+			}->{$how};
+
+			ask($blocker, 'BEGIN; ' . blocked_by($where));
+			begin_asking($session, ($how =~ /timeout/ ? "SET $how = '300ms'; " : '')
+				. ($how eq 'ROLLBACK' ? "BEGIN; $batch; ROLLBACK; SELECT 'ROLLED BACK'" : $batch));
+			wait_for_locks($db, 1) if $how !~ /timeout/;
+			sql($db, "SELECT $how($pid)") if $how =~ /^pg_/;
+			# others aren't held up
+			is(answer($node, $db, 'BEGIN; SELECT take(1000000, ' . another() . '); ROLLBACK'), 'applied', "$title: others go on")
+			  if $how eq 'pg_cancel_backend';
+			ask($blocker, 'ROLLBACK') if $how eq 'ROLLBACK';
+			if ($how eq 'pg_terminate_backend')
+			{
+				$node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)")
+				  or die 'the session is still there';
+				$session->{run}->finish;
+				$session = undef;
+			}
+			else
+			{
+				is(end_asking($session), $expected, $title);
+			}
+			ask($blocker, 'ROLLBACK');
+			is(rows_of($node, $db), $rows, "$title: nothing is left");
+			next if !$session;
+			is(ask($session, "RESET statement_timeout; RESET lock_timeout; BEGIN; $batch; ROLLBACK"),
+				"applied $size", '... and the session goes on');
+			$session->quit;
+		}
+	}
+}
+for my $direct ('on', 'off')
+{
+	my $session = session($db, $direct);
+	my $rows = rows_of($node, $db);
+	my ($batch) = $large =~ s/5 \* n \+ 1/5 * n + 3/r;
+	my @bad;
+
+	for my $timeout (1, 2, 5, 10, 20, 40, 60, 80, 100, 150)
+	{
+		my $got = ask($session, "SET statement_timeout = $timeout; BEGIN; $batch; ROLLBACK; RESET statement_timeout; SELECT 'on'");
+
+		push @bad, "$timeout: $got" if $got !~ /^(applied $size\n)?on$/;
+	}
+	is("@bad", '', "direct_writes $direct: a batch may be cancelled at any time");
+	is(rows_of($node, $db), $rows, '... nothing is left');
+	is(ask($session, $batch), "applied $size", '... and then it is applied');
+	is(ask($session, $batch), "duplicate $size", '... once');
+	$session->quit;
+	last if $direct eq 'on' && !$ENV{GIGS_LONG};
+}
+adds_up($db, '... all of which adds up');
+
+# A transaction that is left open is ended by the server, and others go on.
+for (both_sessions($db))
+{
+	my ($title, $session) = @$_;
+	my $idle = session($db);
+
+	ask($idle, "SET idle_in_transaction_session_timeout = '100ms'");
+	begin_asking($idle, 'BEGIN; SELECT take(1, ' . another() . ')');
+	is(ask($session, "SELECT take(1, $n)"), 'applied', "$title: who waits for a session that is idle goes on when that is ended");
+	$idle->{run}->finish;
+	$session->quit;
+}
+adds_up($db, '... all of which adds up');
+$blocker->quit;
