@@ -1,0 +1,1352 @@
+# The server is killed at its work, again and again, and nothing that it has
+# acknowledged is lost, nothing is there by halves.
+#
+# Clients ingest through all doors, each noting what it asks for and what has
+# been acknowledged to it in a file of its own.  The server is killed with
+# SIGKILL or stopped immediately, recovers, and has to have all of it: what was
+# still in flight may have gone either way, but as a whole.
+#
+# GIGS_KILLS is how often it is killed; 4 times here, 60 with GIGS_LONG set.
+# All dice are thrown from one seed, which a failure prints and GIGS_SEED
+# repeats; when exactly the server is hit depends on the machine, too.
+
+use strict;
+use warnings;
+
+use Digest::MD5 qw(md5 md5_hex);
+use FindBin;
+use IO::Handle;
+use POSIX ();
+use Test::More;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+
+use lib $FindBin::RealBin;
+use GigTest;
+use GigWire;
+
+my $seed = defined $ENV{GIGS_SEED} ? $ENV{GIGS_SEED} : time ^ $$ << 8;
+my $kills = $ENV{GIGS_KILLS} || ($ENV{GIGS_LONG} ? 60 : 4);
+my $timeout = $PostgreSQL::Test::Utils::timeout_default;
+
+my @clients = ('a' .. 'd');
+my $name = 'crash';
+my $secret = 'does not change';
+
+srand unpack 'L', md5("$seed");
+note "GIGS_SEED=$seed";
+
+# ---------------------------------------------------------------------------
+# Dice
+# ---------------------------------------------------------------------------
+
+sub chance { return rand() < $_[0] }
+sub pick { return $_[ int rand @_ ] }
+sub between { my ($from, $to) = @_; return $from + int rand($to - $from + 1) }
+
+sub shuffled
+{
+	my @list = @_;
+
+	for (my $i = @list; --$i > 0;)
+	{
+		my $j = int rand($i + 1);
+		@list[ $i, $j ] = @list[ $j, $i ];
+	}
+	return @list;
+}
+
+# ---------------------------------------------------------------------------
+# Events
+# ---------------------------------------------------------------------------
+
+sub uuid { return join '-', unpack 'A8 A4 A4 A4 A12', md5_hex("$seed $_[0]") }
+
+# An event is all in its id, SENDER.ROUND.NUMBER: whoever knows that can tell
+# the event, down to the last byte.  Some accounts are everybody's all the
+# time, others are new to all, and many have one event only.
+sub event_of
+{
+	my ($id) = @_;
+	my ($sender, $round) = split /\./, $id;
+	my @dice = unpack 'C*', md5("$seed event $id");
+	my $account =
+	    $dice[0] < 140 ? 'of all times ' . $dice[1] % 6
+	  : $dice[0] < 200 ? "of round $round " . $dice[1] % 12
+	  : "of $id";
+	my $kind = (
+		('added') x 3, ('updated') x 4, ('removed') x 3,
+		'partially_synced', 'fully_synced')[ $dice[2] % 12 ];
+	my %event = (
+		account => uuid("account $account"),
+		kind => "gigs.$kind",
+		gigs => []);
+	my @data = (
+		qq("account":"$event{account}"),
+		# an account seldom changes its user
+		sprintf('"user":"%s"',
+			uuid("user of account $account" . ($dice[3] < 8 ? $dice[4] % 3 : ''))),
+		'"available_from":'
+		  . ($dice[5] < 30 ? 'null' : sprintf '"2024-%02d-01T00:00:00Z"', 1 + $dice[5] % 12),
+		sprintf('"available_to":"2025-01-02T03:04:05.%03dZ"', $dice[6]),
+		sprintf('"available_count":%d', $dice[7] * 256 + $dice[8]));
+
+	if ($kind eq 'partially_synced')
+	{
+		push @data, sprintf '"days_synced":%d', 1 + $dice[9] % 60;
+	}
+	elsif ($kind ne 'fully_synced')
+	{
+		push @data, sprintf '"%s_count":%d', $kind, $dice[9];
+	}
+	if ($kind eq 'updated' || $kind eq 'removed')
+	{
+		$event{gigs} =
+		  [ map { uuid("gig $account " . $dice[ 10 + $_ ] % 12) } 1 .. $dice[10] % 5 ];
+		push @data, qq("${kind}_gigs":[)
+		  . join(',', map { qq("$_") } @{ $event{gigs} }) . ']';
+	}
+	# one that is stored out of line
+	push @data, '"padding":"' . join('', map { md5_hex("$id $_") } 1 .. 150) . '"'
+	  if $dice[15] < 6;
+	$event{body} = sprintf '{"event":"gigs.%s","name":"%s","id":"%s","data":{%s}}',
+	  $kind, $name, $id, join(',', @data);
+	return \%event;
+}
+
+# What an item is sent as: the event's body, and a signature that is good
+# unless the item is a forgery.
+sub literals
+{
+	my ($item) = @_;
+	my $body = event_of($item->{id})->{body};
+
+	return (
+		bytea_literal($body),
+		text_literal(sign($body, $item->{mark} eq '!' ? 'a guess' : $secret)) . '::text');
+}
+
+# ---------------------------------------------------------------------------
+# A client
+# ---------------------------------------------------------------------------
+#
+# Its notes are lines of columns between tabs:
+#
+#   C UNIT ITEM...     is going to do this, in one transaction
+#   U UNIT ITEM...     is going to do this, and to undo it
+#   D UNIT TABLE       is going to drain a backlog
+#   N UNIT NUMBER      so many of its rows have been
+#   A UNIT OUTCOME...  the server has acknowledged it
+#   R UNIT SQLSTATE    the server has rolled it back
+#   X MESSAGE          something is wrong
+#
+# An item is a letter for the door (d for a function, x for the inbox with the
+# trigger, b for a backlog), a mark (+ for an event that nobody has sent before,
+# ! for a forgery, : for others), and the event's id.  An outcome is followed by
+# the event_id, if that has been told.
+
+my $tempdir = PostgreSQL::Test::Utils::tempdir;
+my $round = 0;
+my %sent = map { $_ => [] } @clients;    # ids of former rounds
+
+sub notes_of { return "$tempdir/client_$_[0]_$round" }
+
+my ($client, $wire, $notes, $progress, $unit, $units, $events);
+
+sub note_down
+{
+	my $line = join("\t", @_) . "\n";
+
+	syswrite($notes, $line) == length $line
+	  or die "could not write notes: $!";
+	return;
+}
+
+# Tells the parent how many events have been acknowledged.
+sub acknowledged
+{
+	my ($n) = @_;
+
+	syswrite $progress, '.' x $n if $n > 0;
+	return;
+}
+
+# The server's answer; the client ends with its server.
+sub query
+{
+	my $answer = $wire->query(@_);
+
+	POSIX::_exit(0) if !$answer;
+	return $answer;
+}
+
+sub new_id { return join '.', $client, $round, ++$events }
+
+# What is sent next: something new, something that all send, something that
+# was sent before, whatever came of it, or a forgery.
+sub next_item
+{
+	my ($door, $must_be_new) = @_;
+	my $dice = $must_be_new ? 1 : rand;
+	my $mine = $sent{$client};
+	my %item = (door => $door, mark => ':');
+
+	if ($dice < 0.03)
+	{
+		@item{qw(mark id)} = ('!', new_id());
+	}
+	elsif ($dice < 0.2 && @$mine)
+	{
+		my $back = between(1, chance(0.7) && @$mine > 30 ? 30 : scalar @$mine);
+
+		$item{id} = $mine->[ -$back ];
+	}
+	elsif ($dice < 0.3)
+	{
+		$item{id} = join '.', 'all', $round, between(1, 40);
+	}
+	else
+	{
+		@item{qw(mark id)} = ('+', new_id());
+		push @$mine, $item{id};
+	}
+	return \%item;
+}
+
+# Of several items one is new, so that one can tell whether they are there.
+sub next_items
+{
+	my ($door, $n, $must_be_new) = @_;
+
+	return shuffled(map { next_item($door, $_ == 1 && ($n > 1 || $must_be_new)) } 1 .. $n);
+}
+
+sub insert
+{
+	my ($table, $place, @items) = @_;
+
+	return "INSERT INTO $table (unit, place, body, signature) VALUES "
+	  . join(', ', map { sprintf "('%s', %d, %s, %s)", $unit, $place++, literals($_) } @items);
+}
+
+# A statement for each door: its items, its SQL, and how many columns of
+# outcomes it returns.  The place is that of its first item among the unit's.
+my %doors = (
+	ingest => sub {
+		my ($must_be_new) = @_;
+		my $item;
+
+		# a forgery would be an error
+		do { $item = next_item('d', $must_be_new) } until $item->{mark} ne '!';
+		return {
+			items => [$item],
+			sql => sprintf('SELECT gigs.ingest_gig_event(%s, %s)', literals($item))
+		};
+	},
+	try => sub {
+		my $item = next_item('d', @_);
+
+		return {
+			items => [$item],
+			sql => sprintf('SELECT outcome, event_id FROM gigs.try_ingest_gig_event(%s, %s)',
+				literals($item))
+		};
+	},
+	batch => sub {
+		my ($must_be_new) = @_;
+		my @items = next_items('d', between(2, chance(0.05) ? 300 : 25), $must_be_new);
+		my @literals = map { [ literals($_) ] } @items;
+
+		return {
+			items => \@items,
+			sql => sprintf(
+				'SELECT outcome, event_id FROM gigs.ingest_gig_events(ARRAY[%s], ARRAY[%s]) ORDER BY ord',
+				join(',', map { $_->[0] } @literals),
+				join(',', map { $_->[1] } @literals))
+		};
+	},
+	insert => sub {
+		my ($must_be_new, $place) = @_;
+		my @items = next_items('x', between(1, 6), $must_be_new);
+
+		return {
+			items => \@items,
+			sql => insert('inbox', $place, @items) . ' RETURNING outcome'
+		};
+	},
+	copy => sub {
+		my ($must_be_new, $place) = @_;
+		my @items = next_items('x', between(1, 20), $must_be_new);
+
+		return {
+			items => \@items,
+			sql => 'COPY inbox (unit, place, body, signature) FROM STDIN',
+			copy => join '',
+			map {
+				my $body = event_of($_->{id})->{body};
+
+				join("\t", $unit, $place++, '\\\\x' . unpack('H*', $body),
+					sign($body, $_->{mark} eq '!' ? 'a guess' : $secret))
+				  . "\n"
+			} @items
+		};
+	},
+	backlog => sub {
+		my ($must_be_new, $place) = @_;
+		my $table = chance(0.5) ? 'backlog' : "backlog_$client";
+		my @items = next_items('b', between(1, 15), $must_be_new);
+
+		return {
+			items => \@items,
+			sql => insert($table, $place, @items)
+		};
+	});
+my @door_names = sort keys %doors;
+
+sub as_noted { my ($item) = @_; return join '', @$item{qw(door mark id)} }
+
+# Runs a statement.  Returns its outcomes, as many as items, or nothing if it
+# failed; then that is noted.
+sub run_step
+{
+	my ($step) = @_;
+	my $answer = query($step->{sql}, copy => $step->{copy});
+
+	if (defined $answer->{sqlstate})
+	{
+		note_down('R', $unit, "$answer->{sqlstate} $answer->{message}");
+		return;
+	}
+	return map {
+		my $row = $answer->{rows}[$_];
+
+		$row ? join ' ', grep { defined } @$row : '-';
+	} 0 .. $#{ $step->{items} };
+}
+
+sub finish_unit
+{
+	my ($items, $outcomes) = @_;
+
+	note_down('A', $unit, @$outcomes);
+	acknowledged(scalar grep { $_->{door} ne 'b' && $_->{mark} ne '!' } @$items);
+	return;
+}
+
+sub single_statement
+{
+	my $step = $doors{ pick(@door_names) }->(0, 0);
+
+	note_down('C', $unit, map { as_noted($_) } @{ $step->{items} });
+	my @outcomes = run_step($step) or return;
+	finish_unit($step->{items}, \@outcomes);
+	return;
+}
+
+# Several statements, some of them undone, in a transaction that may be undone.
+sub transaction
+{
+	my @steps = { sql => pick('BEGIN', 'BEGIN', 'BEGIN', 'BEGIN ISOLATION LEVEL REPEATABLE READ') };
+	my @items;
+	my $undo = chance(0.1);
+	my @outcomes;
+
+	for (1 .. between(2, 5))
+	{
+		if (chance(0.15))
+		{
+			push @steps, { sql => 'SAVEPOINT s' },
+			  { %{ $doors{ pick(@door_names) }->(0, 1000) }, undone => 1 },
+			  { sql => 'ROLLBACK TO s' };
+			next if @items;
+		}
+		my $step = $doors{ pick(@door_names) }->(!@items, scalar @items);
+
+		push @items, @{ $step->{items} };
+		push @steps,
+		  chance(0.15)
+		  ? ({ sql => 'SAVEPOINT s' }, $step, { sql => 'RELEASE s' })
+		  : $step;
+	}
+
+	note_down($undo ? 'U' : 'C', $unit, map { as_noted($_) } @items);
+	for my $step (@steps)
+	{
+		if (!$step->{items})
+		{
+			query($step->{sql});
+			next;
+		}
+		my @of_step = run_step($step);
+
+		if (!@of_step)
+		{
+			query('ROLLBACK');
+			return;
+		}
+		push @outcomes, @of_step if !$step->{undone};
+	}
+	if (query($undo ? 'ROLLBACK' : 'COMMIT')->{tag} eq 'COMMIT')
+	{
+		finish_unit(\@items, \@outcomes);
+	}
+	else
+	{
+		note_down('R', $unit, 'as told');
+	}
+	return;
+}
+
+sub drain
+{
+	my ($table, $batch) = @_;
+	my $drained = 0;
+	my $answer;
+
+	note_down('D', $unit, $table);
+	$answer = query(
+		"CALL gigs.drain_gig_inbox('$table', batch => $batch)",
+		on_notice => sub {
+			my ($n) = $_[0] =~ /^rows drained from "$table": (\d+),/ or return;
+
+			note_down('N', $unit, $n);
+			acknowledged($n - $drained);
+			$drained = $n;
+		});
+	if (defined $answer->{sqlstate})
+	{
+		note_down('R', $unit, "$answer->{sqlstate} $answer->{message}");
+	}
+	else
+	{
+		note_down('A', $unit);
+	}
+	return;
+}
+
+sub ingest_until_the_server_dies
+{
+	my $parent = getppid;
+
+	# what was left in the backlogs comes first
+	for ($units = 1;; $units++)
+	{
+		my $dice = rand;
+
+		last if getppid != $parent;
+		$unit = join '.', $client, $round, $units;
+		if ($units == 1 || $dice < 0.1)
+		{
+			drain(chance(0.5) ? 'backlog' : "backlog_$client", between(3, 30));
+		}
+		elsif ($dice < 0.35)
+		{
+			transaction();
+		}
+		else
+		{
+			single_statement();
+		}
+	}
+	return;
+}
+
+# Somebody who looks after the database meanwhile.
+sub maintain_until_the_server_dies
+{
+	my $parent = getppid;
+	my @tables = map { "gigs.$_" } qw(gig_event_log gig_delivery gig_account_sync gig_change);
+
+	while (getppid == $parent)
+	{
+		my $table = pick(@tables);
+		my $sql = pick(
+			'CHECKPOINT',
+			'CHECKPOINT',
+			"VACUUM $table",
+			"VACUUM (FREEZE, ANALYZE) $table",
+			"ANALYZE $table",
+			"REINDEX TABLE $table",
+			'VACUUM inbox',
+			'VACUUM backlog',
+			'SELECT * FROM gigs.rebuild_gig_sync()',
+			"SELECT * FROM gigs.rebuild_gig_sync('" . uuid('account of all times ' . between(0, 5)) . "')");
+		my $answer = query($sql);
+
+		note_down('X', "$answer->{sqlstate} $answer->{message}, in: $sql")
+		  if defined $answer->{sqlstate} && $answer->{sqlstate} !~ /^(40P01|40001)$/;
+		select undef, undef, undef, rand 0.05;
+	}
+	return;
+}
+
+# ---------------------------------------------------------------------------
+# The server, and how it dies
+# ---------------------------------------------------------------------------
+
+my $node = PostgreSQL::Test::Cluster->new('crash');
+
+# Small segments and a small cache, so that checkpoints and the writing of
+# pages are hit, too.  Only the machine may lose what isn't synced, and that
+# survives: so fsync stays off, as it is in all tests.
+$node->init(extra => [ '--encoding=UTF8', '--locale=C', '--data-checksums', '--wal-segsize=1' ]);
+$node->append_conf(
+	'postgresql.conf', join "\n",
+	'wal_level = ' . pick('minimal', 'replica', 'logical'),
+	'restart_after_crash = on',
+	'full_page_writes = on',
+	'min_wal_size = 2MB',
+	'max_wal_size = 3MB',
+	'checkpoint_timeout = 30s',
+	'shared_buffers = 1MB',
+	'bgwriter_delay = 10ms',
+	'autovacuum = on',
+	'autovacuum_naptime = 1s',
+	'autovacuum_vacuum_cost_delay = 0',
+	"deadlock_timeout = '10ms'",
+	'log_statement = none',
+	'log_min_messages = fatal',
+	'');
+$node->start;
+
+my $inbox_columns = 'unit text, place int, body bytea, signature text, outcome text, error text';
+my @backlogs = ('backlog', map { "backlog_$_" } @clients);
+
+$node->safe_psql(
+	'postgres', qq{
+	CREATE SCHEMA gigs;
+	CREATE EXTENSION gigs_webhooks SCHEMA gigs;
+	SELECT gigs.create_gig_subscription('$name', 'https://example.com/', '$secret');
+	CREATE TABLE inbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, $inbox_columns);
+	CREATE TRIGGER ingest BEFORE INSERT ON inbox
+		FOR EACH ROW EXECUTE FUNCTION gigs.gig_inbox_ingest();
+} . join '', map {
+	qq{
+	CREATE TABLE $_ (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, $inbox_columns);
+	CREATE INDEX ON $_ (id) WHERE outcome IS NULL;
+	}
+} @backlogs);
+
+my $admin = GigWire->connect($node);
+my $version = $admin->value('SHOW server_version_num');
+my $amcheck =
+  $admin->value("SELECT count(*) FROM pg_available_extensions WHERE name = 'amcheck'");
+
+if ($amcheck)
+{
+	$admin->rows('CREATE EXTENSION amcheck');
+}
+else
+{
+	note 'this server has no amcheck: heaps and indexes go without that check';
+}
+
+sub postmaster_pid
+{
+	open my $file, '<', $node->data_dir . '/postmaster.pid'
+	  or die "could not open postmaster.pid: $!";
+	my $pid = <$file>;
+	close $file;
+	chomp $pid;
+	return $pid;
+}
+
+# The living processes, and whose children they are.
+sub processes
+{
+	my %parent_of;
+
+	if (-d '/proc/self')
+	{
+		for my $path (glob '/proc/[0-9]*/stat')
+		{
+			# it may have gone by now
+			open my $file, '<', $path or next;
+			my ($pid, $state, $parent) = (<$file> || '') =~ /^(\d+) \(.*\) (\S) (\d+) /s or next;
+
+			$parent_of{$pid} = $parent if $state ne 'Z' && $state ne 'X';
+		}
+		return %parent_of;
+	}
+	for (`ps -A -o pid= -o ppid= -o state=`)
+	{
+		my ($pid, $parent, $state) = split;
+
+		$parent_of{$pid} = $parent if $state !~ /^Z/;
+	}
+	return %parent_of;
+}
+
+sub wait_for
+{
+	my ($what, $condition) = @_;
+
+	for (1 .. $timeout * 200)
+	{
+		return if $condition->();
+		select undef, undef, undef, 0.005;
+	}
+	die "timed out waiting for $what";
+}
+
+# The postmaster is stopped, so that it starts no process unseen.
+sub kill_all
+{
+	my $postmaster = postmaster_pid();
+	my @children;
+
+	kill 'STOP', $postmaster;
+	my %parent_of = processes();
+	@children = shuffled(grep { $parent_of{$_} == $postmaster } keys %parent_of);
+	if (chance(0.5))
+	{
+		$node->kill9;
+		kill 'KILL', @children;
+	}
+	else
+	{
+		kill 'KILL', @children;
+		$node->kill9;
+	}
+	wait_for(
+		'the server\'s processes to be gone',
+		sub {
+			%parent_of = processes();
+			return !grep { $parent_of{$_} } $postmaster, @children;
+		});
+	# A zombie, which in a container may stay one, would be taken for alive.
+	unlink $node->data_dir . '/postmaster.pid',
+	  $node->host . '/.s.PGSQL.' . $node->port . '.lock';
+	return;
+}
+
+sub kill_one
+{
+	my $kind = chance(0.75) ? "= 'client backend'" : "<> 'client backend'";
+	my @pids = map { $_->[0] } $admin->rows(
+		"SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type $kind");
+
+	# an autovacuum worker may have gone by now
+	for my $pid (shuffled(@pids))
+	{
+		return if kill 'KILL', $pid;
+	}
+	die 'there is nothing to kill';
+}
+
+my %ways_to_die = (
+	'all killed' => sub { kill_all(); $node->start; return },
+	'one killed' => sub { kill_one(); return },
+	'one killed, then all' => sub {
+		kill_one();
+		select undef, undef, undef, rand 0.15;
+		kill_all();
+		$node->start;
+		return;
+	},
+	'stopped immediately' => sub { $node->stop('immediate'); $node->start; return });
+
+# ---------------------------------------------------------------------------
+# A round of work, and its end
+# ---------------------------------------------------------------------------
+
+my %children;
+
+sub start_child
+{
+	my ($who, $writer, $options, $work) = @_;
+	my $pid = fork;
+
+	die "could not fork: $!" if !defined $pid;
+	if ($pid)
+	{
+		$children{$pid} = $who;
+		return;
+	}
+
+	# The child must not come to the ends of its parent's.
+	local $SIG{__DIE__} = 'DEFAULT';
+	my $done = eval {
+		srand unpack 'L', md5("$seed $who $round");
+		$client = $who;
+		$progress = $writer;
+		$events = 0;
+		open $notes, '>>', notes_of($who) or die "could not write notes: $!";
+		$wire = GigWire->connect($node, $options);
+		$work->();
+		1;
+	};
+	note_down('X', $@) if !$done && $notes;
+	POSIX::_exit($done ? 0 : 1);
+}
+
+# Lets the clients work until so many events have been acknowledged, and ends
+# it.  Returns when all of them have lost their server and that is up again.
+sub work_and_die
+{
+	my ($wanted, $way, $options) = @_;
+	my $seen = 0;
+
+	pipe my $reader, my $writer or die "could not make a pipe: $!";
+	STDOUT->flush;
+	start_child($_, $writer, $options, \&ingest_until_the_server_dies) for @clients;
+	start_child('z', $writer, $options, \&maintain_until_the_server_dies);
+	close $writer;
+
+	while ($seen < $wanted)
+	{
+		my $ready = '';
+
+		vec($ready, fileno $reader, 1) = 1;
+		select($ready, undef, undef, $timeout) > 0
+		  or die 'timed out waiting for the clients';
+		my $n = sysread $reader, my $bytes, 4096;
+		last if !$n;
+		$seen += $n;
+	}
+	# the last acknowledgement is not what it waits for
+	select undef, undef, undef, rand 0.005;
+	$ways_to_die{$way}->();
+	close $reader;
+
+	my @failed;
+	local $SIG{ALRM} = sub { die 'timed out waiting for the clients to end' };
+	alarm $timeout;
+	while (%children)
+	{
+		my $pid = waitpid -1, 0;
+
+		last if $pid < 0;
+		my $who = delete $children{$pid} or next;
+		push @failed, "$who: $?" if $?;
+	}
+	alarm 0;
+	$node->poll_query_until('postgres', 'SELECT true') or die 'the server is not up';
+	$admin = GigWire->connect($node);
+	return @failed;
+}
+
+END
+{
+	kill 'KILL', keys %children if %children;
+}
+
+# ---------------------------------------------------------------------------
+# What must be there
+# ---------------------------------------------------------------------------
+
+# Of each event in the log: event_id, deliveries, gigs, kind; how often it has been
+# told to be the first delivery, and whether an answer that may have told it
+# was lost.
+my %truth;
+my $max_event_id = 0;
+
+# The rows of inbox and backlogs, by table, unit and place: outcome or ''.
+my %rows;
+
+# Of each gig that has been named: the events that did, by event_id; the last
+# of them; the last when it was taken out; and whether an event has come again
+# since then, certainly or perhaps.
+my %named;
+
+my %sum = map { $_ => 0 } qw(acknowledged committed lost unknown undone duplicates);
+
+# The units of the round, as the clients have noted them.
+sub read_notes
+{
+	my (@units, %drained, @wrong);
+
+	for my $who (grep { -e notes_of($_) } @clients, 'z')
+	{
+		my %unit_named;
+
+		open my $file, '<', notes_of($who) or die "could not read notes: $!";
+		while (my $line = <$file>)
+		{
+			chomp $line;
+			my ($what, $unit_name, @more) = split /\t/, $line, -1;
+			my $unit = $unit_named{ defined $unit_name ? $unit_name : '' };
+
+			if ($what eq 'C' || $what eq 'U')
+			{
+				my $place = 0;
+
+				$unit_named{$unit_name} = {
+					name => $unit_name,
+					fate => $what eq 'C' ? 'in flight' : 'undone',
+					items => [
+						map {
+							my ($door, $mark, $id) = /^(.)(.)(.*)$/;
+							{ door => $door, mark => $mark, id => $id, place => $place++ }
+						} @more
+					]
+				};
+				push @units, $unit_named{$unit_name};
+			}
+			elsif ($what eq 'D')
+			{
+				$unit_named{$unit_name} = { name => $unit_name, table => $more[0], items => [] };
+				push @units, $unit_named{$unit_name};
+			}
+			elsif ($what eq 'N')
+			{
+				$unit->{drained} = $more[0];
+			}
+			elsif ($what eq 'A')
+			{
+				$unit->{fate} = 'acknowledged';
+				$unit->{items}[$_]{told} = $more[$_] for 0 .. $#more;
+			}
+			elsif ($what eq 'R')
+			{
+				$unit->{fate} = 'undone';
+				push @wrong, "$unit_name: $more[0]"
+				  if $more[0] !~ /^(40P01|40001|as told\z)/;
+			}
+			else
+			{
+				push @wrong, "$who: $line";
+			}
+		}
+		close $file;
+		unlink notes_of($who);
+		push @{ $sent{$who} }, map { $_->{id} } grep { $_->{mark} eq '+' } map { @{ $_->{items} } } values %unit_named
+		  if $who ne 'z';
+	}
+	$drained{ $_->{table} } += $_->{drained} || 0 for grep { $_->{table} } @units;
+	return (\@units, \%drained, \@wrong);
+}
+
+sub read_rows
+{
+	my %found;
+
+	for my $table ('inbox', @backlogs)
+	{
+		for my $row ($admin->rows("SELECT unit, place, outcome, convert_from(body, 'UTF8')::json->>'id' FROM $table"))
+		{
+			my ($unit, $place, $outcome, $id) = @$row;
+
+			push @{ $found{"$unit $place"} },
+			  { table => $table, outcome => defined $outcome ? $outcome : '', id => $id };
+		}
+	}
+	return %found;
+}
+
+# Looks at everything, given the clients' notes.  Returns what is wrong, by
+# theme.
+sub look
+{
+	my ($units, $drained) = @_;
+	my %wrong = map { $_ => [] } qw(lost half told ids changes);
+	my (%least, %most, %touched);
+	my %found = read_rows();
+	my @log = $admin->rows(
+		q{
+		SELECT l.event_id, convert_from(l.body, 'UTF8')::json->>'id', md5(l.body), l.account_id,
+			l.event, l.name, d.deliveries
+		FROM gigs.gig_event_log AS l
+		LEFT JOIN gigs.gig_delivery AS d
+			ON d.account_id = l.account_id AND d.event_id = l.event_id
+				AND d.body_digest = substring(sha256(l.body) FROM 1 FOR 16)
+		ORDER BY l.event_id});
+	my %logged = map { $_->[1] => $_ } @log;
+	my %event_id_of = map { $_->[1] => $_->[0] } @log;
+
+	push @{ $wrong{half} }, 'an event is twice in the log' if keys %logged != @log;
+
+	# what has been delivered, once or more often
+	my $count = sub {
+		my ($id, $least, $most, $untold) = @_;
+
+		$least{$id} += $least;
+		$most{$id} += $most;
+		$touched{$id} = 'certainly' if $least;
+		$touched{$id} ||= 'perhaps';
+		$truth{$id}{untold} = 1 if $untold;
+	};
+
+	# Whether a unit in flight has been committed: all of it says the same.
+	my $was_committed = sub {
+		my ($unit) = @_;
+		my %votes;
+
+		for my $item (@{ $unit->{items} })
+		{
+			$votes{ $found{"$unit->{name} $item->{place}"} ? 1 : 0 }++ if $item->{door} ne 'd';
+			$votes{ $logged{ $item->{id} } ? 1 : 0 }++ if $item->{mark} eq '+' && $item->{door} ne 'b';
+		}
+		push @{ $wrong{half} }, "unit $unit->{name} is half there" if keys %votes > 1;
+		return $votes{1} ? 1 : keys %votes ? 0 : undef;
+	};
+
+	for my $unit (grep { !$_->{table} } @$units)
+	{
+		my $fate = $unit->{fate};
+
+		if ($fate eq 'in flight')
+		{
+			my $committed = $was_committed->($unit);
+
+			$fate = !defined $committed ? 'unknown' : $committed ? 'committed' : 'lost';
+		}
+		$sum{$fate}++ if $fate ne 'acknowledged';
+
+		for my $item (@{ $unit->{items} })
+		{
+			my ($door, $mark, $id, $told) = @$item{qw(door mark id told)};
+			my $row = $found{"$unit->{name} $item->{place}"};
+
+			if ($fate eq 'lost' || $fate eq 'undone')
+			{
+				push @{ $wrong{half} }, "$fate unit $unit->{name} has left a row" if $row;
+				next;
+			}
+			if ($door ne 'd')
+			{
+				push @{ $wrong{lost} }, "a row of unit $unit->{name} is missing" if !$row;
+				$rows{"$unit->{name} $item->{place}"} =
+				  { id => $id, mark => $mark, table => $door eq 'x' ? 'inbox' : $row ? $row->[0]{table} : '' };
+			}
+			$sum{acknowledged}++ if $fate eq 'acknowledged' && $door ne 'b' && $mark ne '!';
+			if ($mark eq '!')
+			{
+				push @{ $wrong{told} }, "forgery $id was $told"
+				  if defined $told && $told !~ /^(rejected|-)$/;
+			}
+			elsif ($door eq 'd')
+			{
+				$count->($id, $fate eq 'unknown' ? 0 : 1, 1, $fate ne 'acknowledged');
+				next if !defined $told;
+				my ($outcome, $event_id) = split / /, $told;
+
+				$truth{$id}{first}++ if $outcome =~ /^(applied|stale)$/;
+				push @{ $wrong{told} }, "$id was $outcome"
+				  if $outcome !~ /^(applied|stale|duplicate)$/;
+				push @{ $wrong{ids} }, "$id was told to be event $event_id, which it isn't"
+				  if defined $event_id && $event_id != ($event_id_of{$id} || 0);
+			}
+			elsif ($door eq 'x' && $row && defined $told && $told ne '-')
+			{
+				push @{ $wrong{told} }, "row of $id is $row->[0]{outcome}, was told to be $told"
+				  if $row->[0]{outcome} ne $told;
+			}
+		}
+	}
+
+	# rows, and what has come of them
+	my %drained_now;
+	for my $key (sort keys %found)
+	{
+		my ($row, @more) = @{ $found{$key} };
+		my $known = $rows{$key};
+		my $outcome = $row->{outcome};
+
+		push @{ $wrong{half} }, "row $key is there twice" if @more;
+		if (!$known || $known->{id} ne $row->{id} || $known->{table} ne $row->{table})
+		{
+			push @{ $wrong{half} }, "row $key is not what was sent";
+			next;
+		}
+		my $before = defined $known->{outcome} ? $known->{outcome} : '';
+		next if $outcome eq $before && ($outcome ne '' || $row->{table} ne 'inbox');
+
+		$known->{outcome} = $outcome;
+		$drained_now{ $row->{table} }++;
+		push @{ $wrong{half} }, "row $key was $before, is $outcome" if $before ne '';
+		push @{ $wrong{told} }, "row $key is \"$outcome\""
+		  if $outcome !~ ($known->{mark} eq '!' ? qr/^rejected$/ : qr/^(applied|stale|duplicate)$/);
+		next if $known->{mark} eq '!';
+		$count->($row->{id}, 1, 1, 0);
+		$truth{ $row->{id} }{first}++ if $outcome =~ /^(applied|stale)$/;
+	}
+	for my $key (sort keys %rows)
+	{
+		push @{ $wrong{lost} }, "row $key is missing" if !$found{$key};
+	}
+	for my $table (sort keys %$drained)
+	{
+		my $now = $drained_now{$table} || 0;
+
+		$sum{acknowledged} += $drained->{$table};
+		push @{ $wrong{lost} }, "$drained->{$table} rows were drained from $table, now $now are"
+		  if $now < $drained->{$table};
+	}
+
+	# the log, and how often its events have been delivered
+	for my $id (sort keys %least)
+	{
+		push @{ $wrong{lost} }, "acknowledged event $id is missing" if $least{$id} && !$logged{$id};
+	}
+	my $newest = $max_event_id;
+	for my $event (@log)
+	{
+		my ($event_id, $id, $md5, $account, $kind, $webhook, $deliveries) = @$event;
+		my $known = $truth{$id} ||= {};
+		my $before = $known->{deliveries} || 0;
+		my $least = $before + ($least{$id} || 0);
+		my $most = $before + ($most{$id} || 0);
+
+		if (!defined $deliveries)
+		{
+			push @{ $wrong{half} }, "event $id has no delivery";
+		}
+		elsif ($deliveries < $least)
+		{
+			push @{ $wrong{lost} }, "$id was delivered $least times, counted $deliveries";
+		}
+		elsif ($deliveries > $most)
+		{
+			push @{ $wrong{half} }, "$id was delivered at most $most times, counted $deliveries";
+		}
+		$sum{duplicates} += $deliveries - ($before || 1) if defined $deliveries;
+		$known->{deliveries} = $deliveries;
+
+		if (!defined $known->{event_id})
+		{
+			my $expected = event_of($id);
+
+			push @{ $wrong{ids} }, "event_id $event_id is from before"
+			  if $event_id <= $max_event_id;
+			push @{ $wrong{half} }, "event $id is not what was sent"
+			  if "$account $kind $webhook $md5" ne
+			  "$expected->{account} $expected->{kind} $name " . md5_hex($expected->{body});
+			$known->{event_id} = $event_id;
+			$known->{kind} = $kind;
+			$known->{gigs} = [ map { "$account $_" } @{ $expected->{gigs} } ];
+			for my $gig (@{ $known->{gigs} })
+			{
+				$named{$gig}{by}{$event_id} = $kind;
+				$named{$gig}{last} = $event_id;
+			}
+			$newest = $event_id;
+		}
+		push @{ $wrong{ids} }, "$id was event $known->{event_id}, is $event_id"
+		  if $known->{event_id} != $event_id;
+		next if !$touched{$id};
+
+		my $first = $known->{first} || 0;
+		push @{ $wrong{told} }, "$id was told $first times to be new"
+		  if $first > 1 || $first == 0 && !$known->{untold};
+		for my $gig (@{ $known->{gigs} })
+		{
+			$named{$gig}{again} = $touched{$id}
+			  if !$named{$gig}{again} || $named{$gig}{again} ne 'certainly';
+		}
+	}
+	for my $id (sort grep { !$logged{$_} && defined $truth{$_}{event_id} } keys %truth)
+	{
+		push @{ $wrong{lost} }, "event $id has gone";
+	}
+	$max_event_id = $newest;
+	look_at_changes($wrong{changes});
+	return %wrong;
+}
+
+# A gig is pending if an event has named it, or has come again, since it was
+# taken out.
+sub look_at_changes
+{
+	my ($wrong) = @_;
+	my %pending =
+	  map { ("$_->[0] $_->[1]" => $_) }
+	  $admin->rows('SELECT account_id, gig_id, event_id, change FROM gigs.gig_change');
+
+	for my $gig (sort keys %named)
+	{
+		my $known = $named{$gig};
+		my $row = delete $pending{$gig};
+		my $is_new = !defined $known->{taken} || $known->{last} > $known->{taken};
+		my $again = $known->{again} || '';
+
+		if (!$row)
+		{
+			push @$wrong, "$gig is missing" if $is_new || $again eq 'certainly';
+			delete $known->{again};
+			next;
+		}
+		my ($event_id, $change) = @$row[ 2, 3 ];
+
+		push @$wrong, "$gig is $change by $event_id, the last was $known->{last}"
+		  if $is_new && $event_id != $known->{last};
+		push @$wrong, "$gig is $change by $event_id, which is not so"
+		  if $change ne ($known->{by}{$event_id} || '');
+		push @$wrong, "$gig is there again"
+		  if !$is_new && !$again;
+		# from now on it stays
+		$known->{again} = 'certainly';
+	}
+	push @$wrong, map { "$_ is there, and nobody has named it" } sort keys %pending;
+	return;
+}
+
+# Takes some gigs out, as a consumer does.
+sub consume
+{
+	for my $row ($admin->rows('DELETE FROM gigs.gig_change WHERE random() < 0.5 RETURNING account_id, gig_id'))
+	{
+		my $known = $named{"$row->[0] $row->[1]"};
+
+		$known->{taken} = $max_event_id;
+		delete $known->{again};
+	}
+	return;
+}
+
+# Where an account's row is not what SQL makes of the bodies in the log, without
+# the help of the extension.
+my $accounts_told_otherwise = q{
+	WITH logged AS MATERIALIZED (
+		SELECT l.*, convert_from(l.body, 'UTF8')::jsonb->'data' AS data
+		FROM gigs.gig_event_log AS l
+	), told AS (
+		SELECT *,
+			event = 'gigs.partially_synced' AS partial,
+			event = 'gigs.fully_synced' AS full_sync,
+			(data->>'days_synced')::int AS days
+		FROM logged
+	), before AS (
+		SELECT *,
+			bool_or(partial OR full_sync) OVER earlier AS was_synced,
+			bool_or(full_sync) OVER earlier AS was_full,
+			max(days) OVER earlier AS had_days
+		FROM told
+		WINDOW earlier AS (
+			PARTITION BY account_id ORDER BY event_id
+			ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+		)
+	), judged AS (
+		SELECT *, partial AND (was_full IS TRUE OR (days < had_days) IS TRUE) AS late
+		FROM before
+	), expected AS (
+		SELECT
+			account_id,
+			(array_agg(data ORDER BY event_id DESC) FILTER (WHERE NOT late))[1] AS snapshot,
+			CASE
+				WHEN bool_or(full_sync) THEN 'fully_synced'
+				WHEN bool_or(partial) THEN 'partially_synced'
+				ELSE 'unknown'
+			END AS state,
+			max(days) AS days_synced,
+			coalesce(sum((data->>'added_count')::int), 0) AS added_total,
+			coalesce(sum((data->>'updated_count')::int), 0) AS updated_total,
+			coalesce(sum((data->>'removed_count')::int), 0) AS removed_total,
+			count(*) AS events,
+			min(received_at) AS first_event_at,
+			min(received_at) FILTER (WHERE partial AND was_synced IS NOT TRUE) AS partially_synced_at,
+			min(received_at) FILTER (WHERE full_sync) AS fully_synced_at,
+			max(received_at) FILTER (WHERE NOT partial AND NOT full_sync) AS refreshed_at,
+			max(received_at) AS last_event_at,
+			(array_agg(event ORDER BY event_id DESC))[1] AS last_event
+		FROM judged
+		GROUP BY account_id
+	), redelivered AS (
+		SELECT account_id, sum(deliveries - 1) AS duplicates
+		FROM gigs.gig_delivery
+		GROUP BY account_id
+	), expected_rows AS (
+		SELECT
+			account_id,
+			(snapshot->>'user')::uuid AS user_id,
+			state,
+			days_synced,
+			(snapshot->>'available_from')::timestamptz AS available_from,
+			(snapshot->>'available_to')::timestamptz AS available_to,
+			(snapshot->>'available_count')::int AS available_count,
+			added_total, updated_total, removed_total, events, duplicates,
+			first_event_at, partially_synced_at, fully_synced_at, refreshed_at,
+			last_event, last_event_at
+		FROM expected JOIN redelivered USING (account_id)
+	), stored_rows AS (
+		SELECT
+			account_id, user_id, state::text, days_synced, available_from,
+			available_to, available_count,
+			added_total, updated_total, removed_total, events, duplicates,
+			first_event_at, partially_synced_at, fully_synced_at, refreshed_at,
+			last_event, last_event_at
+		FROM gigs.gig_account_sync
+	)
+	SELECT 'is ' || s::text FROM (TABLE stored_rows EXCEPT TABLE expected_rows) AS s
+	UNION ALL
+	SELECT 'should be ' || e::text FROM (TABLE expected_rows EXCEPT TABLE stored_rows) AS e
+	ORDER BY 1 DESC
+};
+
+my $account_rows = 'SELECT a::text FROM gigs.gig_account_sync AS a ORDER BY account_id';
+
+# The tables, with those that they store large values in.
+my $our_tables = q{
+	WITH ours AS (
+		SELECT oid, reltoastrelid
+		FROM pg_class
+		WHERE relkind = 'r' AND relnamespace IN ('gigs'::regnamespace, 'public'::regnamespace)
+	), tables AS (
+		SELECT oid FROM ours
+		UNION ALL
+		SELECT reltoastrelid FROM ours WHERE reltoastrelid <> 0
+	)
+};
+
+# What amcheck finds in heaps and B-trees.
+sub look_at_storage
+{
+	my @wrong;
+	my @indexes = $admin->rows(
+		"$our_tables SELECT i.indexrelid, i.indexrelid::regclass
+		FROM pg_index AS i
+		JOIN tables AS t ON t.oid = i.indrelid
+		JOIN pg_class AS c ON c.oid = i.indexrelid
+		WHERE c.relam = (SELECT oid FROM pg_am WHERE amname = 'btree')");
+
+	for my $index (@indexes)
+	{
+		my ($oid, $index_name) = @$index;
+
+		for my $check (
+			"bt_index_check('$oid'::regclass, true)",
+			"bt_index_parent_check('$oid'::regclass, true, true)")
+		{
+			my $answer = $admin->query("SELECT $check");
+
+			die "the connection was lost in: $check" if !$answer;
+			push @wrong, "$index_name: $answer->{message}" if defined $answer->{sqlstate};
+		}
+	}
+	push @wrong, 'there are too few indexes' if @indexes < 5 + 1 + @backlogs;
+	push @wrong,
+	  map { join ' ', grep { defined } @$_ }
+	  $admin->rows("$our_tables SELECT t.oid::regclass, h.*
+		FROM tables AS t, verify_heapam(t.oid, check_toast => true) AS h")
+	  if $version >= 140000;
+	return @wrong;
+}
+
+# amcheck knows nothing of BRIN: what it leads to must be what there is.
+sub look_at_brin
+{
+	my @wrong;
+
+	for (1 .. 3)
+	{
+		my ($from, $to) = sort { $a <=> $b } rand, rand;
+		my $query = "
+			SELECT count(*) FROM gigs.gig_event_log, (
+				SELECT min(received_at) AS start, max(received_at) - min(received_at) AS length
+				FROM gigs.gig_event_log
+			) AS whole
+			WHERE received_at BETWEEN start + length * $from AND start + length * $to";
+		my @counts = map {
+			$admin->rows("SET enable_$_ = off");
+			my $count = $admin->value($query);
+			$admin->rows("RESET enable_$_");
+			$count;
+		} ('seqscan', 'bitmapscan');
+
+		push @wrong, "the index on received_at finds $counts[0] events of $counts[1]"
+		  if $counts[0] != $counts[1];
+	}
+	return @wrong;
+}
+
+# An assertion, that there is nothing wrong.
+sub all_well
+{
+	my ($title, @wrong) = @_;
+
+	splice @wrong, 20, @wrong - 20, '... and ' . (@wrong - 20) . ' more' if @wrong > 20;
+	return is(join("\n", @wrong), '', $title);
+}
+
+# All assertions after a recovery.
+sub everything_is_well
+{
+	my ($title) = @_;
+	my ($units, $drained, $client_errors) = read_notes();
+	my %wrong = look($units, $drained);
+	my $good = 1;
+
+	$good &= all_well("$title: clients saw no error but such as call for another try", @$client_errors);
+	$good &= all_well("$title: what was acknowledged is there", @{ $wrong{lost} });
+	$good &= all_well("$title: what is there is there as a whole, and once", @{ $wrong{half} });
+	$good &= all_well("$title: outcomes told were true", @{ $wrong{told} });
+	$good &= all_well("$title: no event_id was given out twice", @{ $wrong{ids} });
+	$good &= all_well("$title: named gigs are pending", @{ $wrong{changes} });
+	$good &= all_well("$title: nothing is there without its event",
+		map { "a row of $_->[0]" } $admin->rows(
+			q{
+			SELECT 'gig_delivery' FROM gigs.gig_delivery AS d
+			WHERE NOT EXISTS (
+				SELECT FROM gigs.gig_event_log AS l
+				WHERE l.event_id = d.event_id AND l.account_id = d.account_id
+			)
+			UNION ALL
+			SELECT 'gig_event_log' FROM gigs.gig_event_log GROUP BY event_id HAVING count(*) > 1}));
+	$good &= all_well("$title: accounts are what SQL makes of the log",
+		map { $_->[0] } $admin->rows($accounts_told_otherwise));
+	$good &= all_well("$title: heaps and indexes are sound",
+		$amcheck ? look_at_storage() : (), look_at_brin());
+
+	my @before = map { $_->[0] } $admin->rows($account_rows);
+	my $rebuilt = join '|', map { @$_ } $admin->rows('SELECT * FROM gigs.rebuild_gig_sync()');
+	my @after = map { $_->[0] } $admin->rows($account_rows);
+	$good &= is(
+		join("\n", $rebuilt, first_difference(\@after, \@before)),
+		@before . "|0\n",
+		"$title: folding the log again changes nothing");
+
+	note "$title: " . scalar(@$units) . " units, $max_event_id the last event" if $ENV{GIGS_LONG};
+	return $good;
+}
+
+# ---------------------------------------------------------------------------
+# All rounds
+# ---------------------------------------------------------------------------
+
+# Of every four deaths one is of each kind, and two are with direct writes.
+my @deck;
+my $survived = 0;
+
+while ($round < $kills)
+{
+	if (!@deck)
+	{
+		my @direct = shuffled('on', 'on', 'off', 'off');
+
+		@deck = map { [ $_, shift @direct ] } shuffled(sort keys %ways_to_die);
+	}
+	my ($way, $direct) = @{ shift @deck };
+
+	# The startup process compares every page that it replays with what it was.
+	my $compare = chance(0.3);
+	my $title = ++$round . ", $way, direct_writes=$direct";
+	my $options = "-c gigs_webhooks.direct_writes=$direct -c application_name=client"
+	  . ($compare ? ' -c wal_consistency_checking=all' : '');
+
+	consume();
+	my @failed = work_and_die(between(50, 900), $way, $options);
+	my $good = is("@failed", '', "$title: clients end with their server");
+
+	$good &= everything_is_well($title);
+	last if !$good;
+	$survived++;
+}
+
+# What is left in the backlogs goes the way of all.
+if ($survived == $kills)
+{
+	$round++;
+	$admin->rows("CALL gigs.drain_gig_inbox('$_')") for @backlogs;
+	everything_is_well('at last');
+	is( join(' ', sort grep { $rows{$_}{outcome} eq '' } keys %rows),
+		'', 'at last: all backlogs are drained');
+}
+
+note "$survived kills survived, $sum{acknowledged} events acknowledged, "
+  . "$sum{duplicates} of them duplicates; in flight were $sum{committed} transactions "
+  . "found committed, $sum{lost} not, $sum{unknown} that can\'t be told";
+note "GIGS_SEED=$seed";
+
+$node->stop;
+done_testing();
