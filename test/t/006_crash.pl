@@ -137,6 +137,8 @@ sub literals
 #   U UNIT ITEM...     is going to do this, and to undo it
 #   D UNIT TABLE       is going to drain a backlog
 #   N UNIT NUMBER      so many of its rows have been
+#   P UNIT             the server has prepared it, and is asked to commit it
+#   H UNIT             has asked for it and not waited for an answer
 #   A UNIT OUTCOME...  the server has acknowledged it
 #   R UNIT SQLSTATE    the server has rolled it back
 #   X MESSAGE          something is wrong
@@ -147,12 +149,13 @@ sub literals
 # the event_id, if that has been told.
 
 my $tempdir = PostgreSQL::Test::Utils::tempdir;
+my $node = PostgreSQL::Test::Cluster->new('crash');
 my $round = 0;
 my %sent = map { $_ => [] } @clients;    # ids of former rounds
 
 sub notes_of { return "$tempdir/client_$_[0]_$round" }
 
-my ($client, $wire, $notes, $progress, $unit, $units, $events);
+my ($client, $options, $wire, $notes, $progress, $unit, $units, $events);
 
 sub note_down
 {
@@ -179,6 +182,20 @@ sub query
 
 	POSIX::_exit(0) if !$answer;
 	return $answer;
+}
+
+# Asks, and is gone before there is an answer.
+sub ask_and_leave
+{
+	my ($sql, $copy) = @_;
+
+	note_down('H', $unit);
+	$wire->message('Q', "$sql\0")
+	  && (!defined $copy || $wire->message('d', $copy) && $wire->message('c', ''))
+	  or POSIX::_exit(0);
+	$wire = eval { GigWire->connect($node, $options) };
+	POSIX::_exit(0) if !$wire;
+	return;
 }
 
 sub new_id { return join '.', $client, $round, ++$events }
@@ -336,9 +353,11 @@ sub finish_unit
 
 sub single_statement
 {
+	my ($leaves) = @_;
 	my $step = $doors{ pick(@door_names) }->(0, 0);
 
 	note_down('C', $unit, map { as_noted($_) } @{ $step->{items} });
+	return ask_and_leave(@$step{qw(sql copy)}) if $leaves;
 	my @outcomes = run_step($step) or return;
 	finish_unit($step->{items}, \@outcomes);
 	return;
@@ -347,6 +366,7 @@ sub single_statement
 # Several statements, some of them undone, in a transaction that may be undone.
 sub transaction
 {
+	my ($leaves) = @_;
 	my @steps = { sql => pick('BEGIN', 'BEGIN', 'BEGIN', 'BEGIN ISOLATION LEVEL REPEATABLE READ') };
 	my @items;
 	my $undo = chance(0.1);
@@ -387,26 +407,41 @@ sub transaction
 		}
 		push @outcomes, @of_step if !$step->{undone};
 	}
-	if (query($undo ? 'ROLLBACK' : 'COMMIT')->{tag} eq 'COMMIT')
+	if ($undo)
 	{
-		finish_unit(\@items, \@outcomes);
-	}
-	else
-	{
+		query('ROLLBACK');
 		note_down('R', $unit, 'as told');
+		return;
 	}
+	return ask_and_leave('COMMIT') if $leaves;
+	if (chance(0.2))
+	{
+		die 'could not prepare'
+		  if query("PREPARE TRANSACTION '$unit'")->{tag} ne 'PREPARE TRANSACTION';
+		note_down('P', $unit);
+		select undef, undef, undef, rand 0.01 if chance(0.3);
+		die 'could not commit what was prepared'
+		  if query("COMMIT PREPARED '$unit'")->{tag} ne 'COMMIT PREPARED';
+	}
+	elsif (query('COMMIT')->{tag} ne 'COMMIT')
+	{
+		die 'could not commit';
+	}
+	finish_unit(\@items, \@outcomes);
 	return;
 }
 
 sub drain
 {
-	my ($table, $batch) = @_;
+	my ($leaves) = @_;
+	my $table = chance(0.5) ? 'backlog' : "backlog_$client";
+	my $call = "CALL gigs.drain_gig_inbox('$table', batch => " . between(3, 30) . ')';
 	my $drained = 0;
-	my $answer;
 
 	note_down('D', $unit, $table);
-	$answer = query(
-		"CALL gigs.drain_gig_inbox('$table', batch => $batch)",
+	return ask_and_leave($call) if $leaves;
+	my $answer = query(
+		$call,
 		on_notice => sub {
 			my ($n) = $_[0] =~ /^rows drained from "$table": (\d+),/ or return;
 
@@ -432,22 +467,28 @@ sub ingest_until_the_server_dies
 	# what was left in the backlogs comes first
 	for ($units = 1;; $units++)
 	{
+		my $mine = $sent{$client};
+		my $known = @$mine;
+		my $leaves = chance(0.05);
 		my $dice = rand;
 
 		last if getppid != $parent;
 		$unit = join '.', $client, $round, $units;
 		if ($units == 1 || $dice < 0.1)
 		{
-			drain(chance(0.5) ? 'backlog' : "backlog_$client", between(3, 30));
+			drain($leaves);
 		}
 		elsif ($dice < 0.35)
 		{
-			transaction();
+			transaction($leaves);
 		}
 		else
 		{
-			single_statement();
+			single_statement($leaves);
 		}
+		# Only if they aren't sent again can one tell, in the end, whether what
+		# was not waited for has been done.
+		$#$mine = $known - 1 if $leaves;
 	}
 	return;
 }
@@ -485,14 +526,13 @@ sub maintain_until_the_server_dies
 # The server, and how it dies
 # ---------------------------------------------------------------------------
 
-my $node = PostgreSQL::Test::Cluster->new('crash');
-
 # Small segments and a small cache, so that checkpoints and the writing of
 # pages are hit, too.  Only the machine may lose what isn't synced, and that
 # survives: so fsync stays off, as it is in all tests.
 $node->init(extra => [ '--encoding=UTF8', '--locale=C', '--data-checksums', '--wal-segsize=1' ]);
 $node->append_conf(
 	'postgresql.conf', join "\n",
+	'max_prepared_transactions = 8',
 	'wal_level = ' . pick('minimal', 'replica', 'logical'),
 	'restart_after_crash = on',
 	'full_page_writes = on',
@@ -655,7 +695,7 @@ my %children;
 
 sub start_child
 {
-	my ($who, $writer, $options, $work) = @_;
+	my ($who, $writer, $its_options, $work) = @_;
 	my $pid = fork;
 
 	die "could not fork: $!" if !defined $pid;
@@ -672,6 +712,7 @@ sub start_child
 		$client = $who;
 		$progress = $writer;
 		$events = 0;
+		$options = $its_options;
 		open $notes, '>>', notes_of($who) or die "could not write notes: $!";
 		$wire = GigWire->connect($node, $options);
 		$work->();
@@ -750,7 +791,8 @@ my %rows;
 # since then, certainly or perhaps.
 my %named;
 
-my %sum = map { $_ => 0 } qw(acknowledged committed lost unknown undone duplicates);
+my %sum = map { $_ => 0 } qw(acknowledged duplicates prepared),
+  map { ($_, "$_ unwatched") } qw(committed lost unknown);
 
 # The units of the round, as the clients have noted them.
 sub read_notes
@@ -792,6 +834,10 @@ sub read_notes
 			elsif ($what eq 'N')
 			{
 				$unit->{drained} = $more[0];
+			}
+			elsif ($what eq 'P' || $what eq 'H')
+			{
+				$unit->{$what} = 1;
 			}
 			elsif ($what eq 'A')
 			{
@@ -835,6 +881,30 @@ sub read_rows
 	return %found;
 }
 
+# Commits or rolls back what was prepared and could not be committed.  What was
+# prepared is there, unless it has been committed.
+sub finish_prepared
+{
+	my ($units) = @_;
+	my %prepared = map { $_->[0] => 1 } $admin->rows('SELECT gid FROM pg_prepared_xacts');
+
+	for my $unit (@$units)
+	{
+		if (delete $prepared{ $unit->{name} })
+		{
+			$unit->{fate} = pick('acknowledged', 'undone');
+			$admin->rows(($unit->{fate} eq 'undone' ? 'ROLLBACK' : 'COMMIT')
+				. " PREPARED '$unit->{name}'");
+			$sum{prepared}++;
+		}
+		elsif ($unit->{P})
+		{
+			$unit->{fate} = 'acknowledged';
+		}
+	}
+	return map { "nobody has prepared $_" } sort keys %prepared;
+}
+
 # Looks at everything, given the clients' notes.  Returns what is wrong, by
 # theme.
 sub look
@@ -842,6 +912,7 @@ sub look
 	my ($units, $drained) = @_;
 	my %wrong = map { $_ => [] } qw(lost half told ids changes);
 	my (%least, %most, %touched);
+	push @{ $wrong{half} }, finish_prepared($units);
 	my %found = read_rows();
 	my @log = $admin->rows(
 		q{
@@ -891,8 +962,8 @@ sub look
 			my $committed = $was_committed->($unit);
 
 			$fate = !defined $committed ? 'unknown' : $committed ? 'committed' : 'lost';
+			$sum{ $unit->{H} ? "$fate unwatched" : $fate }++;
 		}
-		$sum{$fate}++ if $fate ne 'acknowledged';
 
 		for my $item (@{ $unit->{items} })
 		{
@@ -918,7 +989,7 @@ sub look
 			}
 			elsif ($door eq 'd')
 			{
-				$count->($id, $fate eq 'unknown' ? 0 : 1, 1, $fate ne 'acknowledged');
+				$count->($id, $fate eq 'unknown' ? 0 : 1, 1, !defined $told);
 				next if !defined $told;
 				my ($outcome, $event_id) = split / /, $told;
 
@@ -1321,11 +1392,11 @@ while ($round < $kills)
 	# The startup process compares every page that it replays with what it was.
 	my $compare = chance(0.3);
 	my $title = ++$round . ", $way, direct_writes=$direct";
-	my $options = "-c gigs_webhooks.direct_writes=$direct -c application_name=client"
+	my $its_options = "-c gigs_webhooks.direct_writes=$direct -c application_name=client"
 	  . ($compare ? ' -c wal_consistency_checking=all' : '');
 
 	consume();
-	my @failed = work_and_die(between(50, 900), $way, $options);
+	my @failed = work_and_die(between(50, 1500), $way, $its_options);
 	my $good = is("@failed", '', "$title: clients end with their server");
 
 	$good &= everything_is_well($title);
@@ -1343,10 +1414,25 @@ if ($survived == $kills)
 		'', 'at last: all backlogs are drained');
 }
 
-note "$survived kills survived, $sum{acknowledged} events acknowledged, "
-  . "$sum{duplicates} of them duplicates; in flight were $sum{committed} transactions "
-  . "found committed, $sum{lost} not, $sum{unknown} that can\'t be told";
-note "GIGS_SEED=$seed";
+my $figures = join "\n",
+  "$survived kills survived, $sum{acknowledged} events acknowledged, $sum{duplicates} duplicates counted",
+  'transactions in flight: ' . fates(''),
+  'transactions whose answer was not waited for: ' . fates(' unwatched'),
+  "prepared transactions that had to be finished: $sum{prepared}",
+  "GIGS_SEED=$seed";
+
+sub fates
+{
+	my ($unwatched) = @_;
+
+	return join ', ', map { $sum{"$_->[0]$unwatched"} . " $_->[1]" }
+	  [ 'committed', 'found committed' ], [ 'lost', 'not' ],
+	  [ 'unknown', 'that can\'t be told' ];
+}
+
+# who waits for the long form wants to see them
+if ($ENV{GIGS_LONG} || $survived < $kills) { diag $figures }
+else { note $figures }
 
 $node->stop;
 done_testing();
