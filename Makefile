@@ -8,6 +8,8 @@
 #   make check-asan       built once, from Debian's source package; with it and
 #   make check-valgrind   the module instrumented; with it under Valgrind
 #   make coverage         the same, counting the lines of src/ that are run
+#   make torture          the long form of those tests that break things: kill
+#                         the server again and again, and so on
 #   make bench            measure it against its alternatives, likewise
 #   make lint             read it as cppcheck, clang-tidy and gcc -fanalyzer do
 #   make demo             show the extension at work, in a scratch directory
@@ -19,13 +21,13 @@ PGFILEDESC = "gigs_webhooks - receives Argyle gigs webhooks"
 
 PG_CONFIG ?= pg_config
 
-# These need no PGXS: check and demo run on a machine that does not have
+# These need no PGXS: check, demo and torture run on a machine that does not have
 # PostgreSQL yet and see to it themselves.  PGXS has a target "check" of its
 # own that only prints a refusal, and a recipe given twice draws a warning, so
 # PGXS is read only when none of these is asked for; what is asked for together
 # with them is handed to a make of its own.
 script_goals = bench check check-asan check-cassert check-valgrind coverage demo format \
-	lint
+	lint torture
 other_goals := $(filter-out $(script_goals),$(MAKECMDGOALS))
 
 ifneq ($(filter $(script_goals),$(MAKECMDGOALS)),)
@@ -79,6 +81,11 @@ lint:
 
 format:
 	clang-format -i $(wildcard src/*.[ch])
+
+torture:
+	@scripts/setup
+	@GIGS_KILLS=$${GIGS_KILLS:-60} GIGS_LONG=1 \
+		scripts/check tap 006_crash 007_stress 005_memory
 
 ifneq ($(other_goals),)
 $(other_goals):
