@@ -7,6 +7,7 @@
 #   make check-cassert    the same against a server with assertions, which is
 #   make check-asan       built once, from Debian's source package; with it and
 #   make check-valgrind   the module instrumented; with it under Valgrind
+#   make check-versions   check with the PostgreSQL of every Debian suite
 #   make coverage         the same, counting the lines of src/ that are run
 #   make torture          the long form of those tests that break things: kill
 #                         the server again and again, and so on
@@ -26,8 +27,8 @@ PG_CONFIG ?= pg_config
 # own that only prints a refusal, and a recipe given twice draws a warning, so
 # PGXS is read only when none of these is asked for; what is asked for together
 # with them is handed to a make of its own.
-script_goals = bench check check-asan check-cassert check-valgrind coverage demo format \
-	lint torture
+script_goals = bench check check-asan check-cassert check-valgrind check-versions \
+	coverage demo format lint torture
 other_goals := $(filter-out $(script_goals),$(MAKECMDGOALS))
 
 ifneq ($(filter $(script_goals),$(MAKECMDGOALS)),)
@@ -70,6 +71,10 @@ check-valgrind:
 coverage:
 	@scripts/setup
 	@CHECK_UNDER=coverage scripts/check
+
+check-versions:
+	@scripts/setup versions
+	@scripts/check-versions
 
 demo:
 	@scripts/setup
