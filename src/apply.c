@@ -97,7 +97,6 @@ ApplyGigItems(const GigSchema *schema, GigItem **items, int nitems)
 	if (nitems == 0)
 		return;
 	PreventCommandIfReadOnly("INSERT");
-	PreventCommandIfParallelMode("INSERT");
 	/* once they are locked nobody can make them anything else */
 	for (int i = 0; i < GIG_TABLES; i++)
 		LockGigTable(schema, &schema->tables[i], RowExclusiveLock);

@@ -11,12 +11,25 @@
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 
+/*
+ * A string's UTF-8 bytes.  Where the database knows no encoding they are what
+ * they are: a secret need not be characters, and must not be shown by an error
+ * that says so.
+ */
+static inline char *
+ServerToUtf8(char *s, int len)
+{
+	if (GetDatabaseEncoding() == PG_SQL_ASCII)
+		return s;
+	return pg_server_to_any(s, len, PG_UTF8);
+}
+
 /* The UTF-8 bytes of text: what is signed, whatever the database's encoding. */
 static inline bytea *
 TextToUtf8(text *t)
 {
 	int len = (int) VARSIZE_ANY_EXHDR(t);
-	char *utf8 = pg_server_to_any(VARDATA_ANY(t), len, PG_UTF8);
+	char *utf8 = ServerToUtf8(VARDATA_ANY(t), len);
 	bytea *result;
 
 	if (utf8 == VARDATA_ANY(t))

@@ -24,6 +24,7 @@
 #include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "utils/acl.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/plancache.h"
@@ -75,6 +76,7 @@ static bool TableIsOrdinary(const GigSchema *schema, GigTable table);
 static bool ColumnsAreOurs(const GigSchema *schema, GigTable table,
 						   TupleDesc tupdesc);
 static bool KeyIsOurs(Relation relation, int nkeys);
+static bool OwnerMayWrite(const GigSchema *schema, GigTable table);
 static bool PlanIsOrdinary(const GigSchema *schema, GigTable table);
 static void ForgetTable(Datum arg, Oid table);
 static OpenTable *GetTable(GigDirect *direct, GigTable table);
@@ -115,6 +117,8 @@ BeginDirect(const GigSchema *schema)
 	if (!gig_direct_writes || IsolationUsesXactSnapshot() ||
 		!TablesAreOrdinary(schema))
 		return NULL;
+	/* what the calling statement has written so far is to be seen, as by SQL */
+	CommandCounterIncrement();
 	direct = palloc0(sizeof(GigDirect));
 	direct->schema = schema;
 	direct->estate = CreateExecutorState();
@@ -400,7 +404,8 @@ TableIsOrdinary(const GigSchema *schema, GigTable table)
 		(tupdesc->constr == NULL || (!tupdesc->constr->has_generated_stored &&
 									 tupdesc->constr->num_check == 0)) &&
 		ColumnsAreOurs(schema, table, tupdesc) &&
-		KeyIsOurs(relation, gig_tables[table].nkeys);
+		KeyIsOurs(relation, gig_tables[table].nkeys) &&
+		OwnerMayWrite(schema, table);
 
 	table_close(relation, AccessShareLock);
 	return ordinary && PlanIsOrdinary(schema, table);
@@ -446,6 +451,18 @@ KeyIsOurs(Relation relation, int nkeys)
 		ours = index->rd_index->indkey.values[i] == i + 1;
 	index_close(index, AccessShareLock);
 	return ours;
+}
+
+/*
+ * Tells whether the owner has kept the privileges that SQL would ask him for.
+ */
+static bool
+OwnerMayWrite(const GigSchema *schema, GigTable table)
+{
+	AclMode needed = ACL_SELECT | ACL_INSERT | ACL_UPDATE;
+
+	return pg_class_aclmask(schema->tables[table], schema->owner, needed,
+							ACLMASK_ALL) == needed;
 }
 
 /*

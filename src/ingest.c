@@ -42,6 +42,7 @@ IngestGigInputs(const GigSchema *schema, const GigInput *inputs,
 	int nitems = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
+	PreventCommandIfParallelMode("INSERT");
 	RefreshSubscriptions(schema);
 	for (int i = 0; i < n; i++)
 	{

@@ -28,11 +28,16 @@
 /*
  * A context that has been keyed is only reset for the next body: hashing the
  * key again costs more than hashing a webhook.
+ *
+ * OpenSSL before 3.0.3 says that it has reset one, and has not.  Which one we
+ * run with is known only here and now, so it is put to the test; then every
+ * body takes a copy of a context that has been keyed and nothing else.
  */
 struct SignatureKey
 {
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
 	EVP_MAC_CTX *hmac;
+	bool is_template;
 #else
 	HMAC_CTX *hmac;
 #endif
@@ -41,6 +46,9 @@ struct SignatureKey
 
 static void ReleaseSignatureKey(void *arg);
 static bool InitHmac(SignatureKey *key, const void *secret, size_t len);
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L
+static bool ResetsHmac(SignatureKey *key);
+#endif
 static bool ComputeHmac(SignatureKey *key, const void *body, size_t len,
 						unsigned char *signature);
 
@@ -89,20 +97,44 @@ InitHmac(SignatureKey *key, const void *secret, size_t len)
 		return false;
 	key->hmac = EVP_MAC_CTX_new(mac);
 	EVP_MAC_free(mac);
-	return key->hmac != NULL &&
-		   EVP_MAC_init(key->hmac, secret, len, params) == 1;
+	if (key->hmac == NULL || EVP_MAC_init(key->hmac, secret, len, params) != 1)
+		return false;
+	if (ResetsHmac(key))
+		return true;
+	key->is_template = true;
+	return EVP_MAC_init(key->hmac, secret, len, params) == 1;
+}
+
+/*
+ * Tells whether a context that has been used signs as it did before.
+ */
+static bool
+ResetsHmac(SignatureKey *key)
+{
+	unsigned char first[SIGNATURE_BYTES];
+	unsigned char second[SIGNATURE_BYTES];
+
+	return ComputeHmac(key, "", 0, first) && ComputeHmac(key, "", 0, second) &&
+		   SignaturesEqual(first, second);
 }
 
 static bool
 ComputeHmac(SignatureKey *key, const void *body, size_t len,
 			unsigned char *signature)
 {
+	EVP_MAC_CTX *hmac =
+		key->is_template ? EVP_MAC_CTX_dup(key->hmac) : key->hmac;
 	size_t written;
+	bool computed =
+		hmac != NULL &&
+		(key->is_template || EVP_MAC_init(hmac, NULL, 0, NULL) == 1) &&
+		EVP_MAC_update(hmac, body, len) == 1 &&
+		EVP_MAC_final(hmac, signature, &written, SIGNATURE_BYTES) == 1 &&
+		written == SIGNATURE_BYTES;
 
-	return EVP_MAC_init(key->hmac, NULL, 0, NULL) == 1 &&
-		   EVP_MAC_update(key->hmac, body, len) == 1 &&
-		   EVP_MAC_final(key->hmac, signature, &written, SIGNATURE_BYTES) == 1 &&
-		   written == SIGNATURE_BYTES;
+	if (key->is_template)
+		EVP_MAC_CTX_free(hmac);
+	return computed;
 }
 
 static void

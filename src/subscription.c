@@ -15,9 +15,9 @@
 #include "access/relscan.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
-#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -26,6 +26,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "arguments.h"
 #include "compat.h"
 #include "signature.h"
 #include "subscription.h"
@@ -49,6 +50,7 @@ static MemoryContext subscription_context = NULL;
 static Subscription *subscriptions = NULL;
 static int nsubscriptions = 0;
 static bool subscriptions_valid = false;
+static bool subscriptions_changed = false; /* while they are being read */
 static Oid loaded_tables[2] = {InvalidOid, InvalidOid};
 
 typedef void (*RowReader)(Relation table, TupleTableSlot *slot);
@@ -83,7 +85,10 @@ ForgetSubscriptions(Datum arg pg_attribute_unused(), Oid table)
 {
 	if (!OidIsValid(table) || table == loaded_tables[0] ||
 		table == loaded_tables[1])
+	{
 		subscriptions_valid = false;
+		subscriptions_changed = true;
+	}
 }
 
 /*
@@ -147,33 +152,33 @@ LoadSubscriptions(const GigSchema *schema)
 	loaded_tables[0] = schema->subscription_table;
 	loaded_tables[1] = schema->secret_table;
 
-	/* what is invalidated from here on makes us read again */
-	subscriptions_valid = true;
+	/* what changes from here on makes us read again */
+	subscriptions_changed = false;
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	PG_TRY();
-	{
-		ReadTable(subscription_table, snapshot, ReadSubscription);
-		SortSubscriptions();
-		ReadTable(secret_table, snapshot, ReadSecret);
-	}
-	PG_CATCH();
-	{
-		subscriptions_valid = false;
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
+	ReadTable(subscription_table, snapshot, ReadSubscription);
+	SortSubscriptions();
+	ReadTable(secret_table, snapshot, ReadSecret);
 	UnregisterSnapshot(snapshot);
 
 	table_close(secret_table, AccessShareLock);
 	table_close(subscription_table, AccessShareLock);
+	subscriptions_valid = !subscriptions_changed;
 }
 
 static void
 ReadTable(Relation table, Snapshot snapshot, RowReader read)
 {
-	TupleTableSlot *slot = table_slot_create(table, NULL);
-	TableScanDesc scan = table_beginscan(table, snapshot, 0, NULL);
+	TupleTableSlot *slot;
+	TableScanDesc scan;
 
+	/* the owner may have put anything in its place */
+	if (table->rd_rel->relkind != RELKIND_RELATION)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" of extension gigs_webhooks is not an ordinary table",
+						RelationGetRelationName(table))));
+	slot = table_slot_create(table, NULL);
+	scan = table_beginscan(table, snapshot, 0, NULL);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 		read(table, slot);
 	table_endscan(scan);
@@ -291,7 +296,7 @@ GetUtf8Column(Relation table, TupleTableSlot *slot, const char *name,
 						errmsg("column \"%s\" of table \"%s\" is null", name,
 							   RelationGetRelationName(table))));
 	s = TextDatumGetCString(value);
-	utf8 = pg_server_to_any(s, (int) strlen(s), PG_UTF8);
+	utf8 = ServerToUtf8(s, (int) strlen(s));
 	*len = strlen(utf8);
 	if (utf8 != s)
 	{

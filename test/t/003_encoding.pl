@@ -227,6 +227,25 @@ for my $dbname (sort keys %databases)
 		'1|0', "$encoding: the account is rebuilt");
 }
 
+# Where the database knows no encoding, a secret may be anything: it is good as
+# it is, and no other subscription suffers from it.
+query('sql_ascii', q{SELECT create_gig_subscription('bytes', 'https://example.com/', E'\\xff\\xc0')});
+for my $name ('bytes', 'café')
+{
+	my $body = body(name => "\"$name\"");
+
+	is( query(
+			'sql_ascii',
+			'SELECT outcome FROM try_ingest_gig_event('
+			  . bytea_literal($body)
+			  . ', sign_gig_event('
+			  . bytea_literal($body)
+			  . ($name eq 'bytes' ? ", '\\xffc0'::bytea))" : ", 'clé'::text))")
+		),
+		'applied',
+		"sql_ascii: $name is known beside a secret that is no UTF-8");
+}
+
 $node->stop;
 
 # The log's details quote what was sent as well; and must not show a key.

@@ -265,6 +265,24 @@ for my $undo (
 	is(ingest($session, 'third'), 'duplicate', '... and stays so');
 }
 
+# A function that is declared to be what it isn't ingests nothing in a parallel
+# query, and leaves the session none the worse, which has read no secret before.
+$node->safe_psql('postgres', q{
+	CREATE TABLE many AS SELECT generate_series(1, 10000) AS n;
+	CREATE FUNCTION try_ingest(body bytea, sig text) RETURNS text LANGUAGE sql PARALLEL SAFE
+	AS 'SELECT coalesce(sqlstate, outcome::text) FROM gigs.try_ingest_gig_event(body, sig)'});
+my $fresh = $node->background_psql('postgres', on_error_stop => 0);
+ask($fresh, 'SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0');
+is( ask($fresh,
+		    'SELECT count(*) FROM many WHERE try_ingest('
+		  . bytea_literal($body) . ', '
+		  . text_literal(sign($body, 'third'))
+		  . ") <> 'duplicate' OR n IS NULL"),
+	'25000',
+	'nothing is ingested in a parallel query');
+is(ingest($fresh, 'third'), 'duplicate', '... but after it');
+$fresh->quit;
+
 # ---------------------------------------------------------------------------
 # The extension comes and goes
 # ---------------------------------------------------------------------------
