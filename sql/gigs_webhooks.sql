@@ -499,13 +499,15 @@ DECLARE
 	full_name pg_catalog.text;
 	types pg_catalog.text[];
 	base_types pg_catalog.oid[];
-	operators pg_catalog.text[];
+	error_length integer;
+	not_before pg_catalog.text;
 	missing integer;
 	statement pg_catalog.text;
 	last_key pg_catalog.text;
 	restarted boolean := false;
 	taken bigint;
 	bad bigint;
+	marked bigint;
 BEGIN
 	PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
@@ -521,25 +523,31 @@ BEGIN
 	WHERE c.oid = inbox;
 
 	-- the columns' types, and those under the domains among them
-	WITH RECURSIVE used (place, type, base_type) AS (
-		SELECT c.place, a.atttypid, a.atttypid
+	WITH RECURSIVE used (place, type, base_type, typmod) AS (
+		SELECT c.place, a.atttypid, a.atttypid, a.atttypmod
 		FROM unnest(columns) WITH ORDINALITY AS c (name, place)
 		JOIN pg_attribute AS a
 			ON a.attrelid = inbox AND a.attname = c.name AND a.attnum > 0
 		UNION ALL
-		SELECT u.place, u.type, t.typbasetype
+		SELECT u.place, u.type, t.typbasetype, greatest(u.typmod, t.typtypmod)
 		FROM used AS u
 		JOIN pg_type AS t ON t.oid = u.base_type
 		WHERE t.typtype = 'd'
 	), named AS (
-		SELECT u.place, u.base_type, format('%I.%I', n.nspname, t.typname) AS type
+		SELECT u.place, u.base_type, u.typmod, format('%I.%I', n.nspname, t.typname) AS type
 		FROM used AS u
 		JOIN pg_type AS b ON b.oid = u.base_type AND b.typtype <> 'd'
 		JOIN pg_type AS t ON t.oid = u.type
 		JOIN pg_namespace AS n ON n.oid = t.typnamespace
 	)
-	SELECT array_agg(n.type ORDER BY c.place), array_agg(n.base_type ORDER BY c.place)
-	INTO types, base_types
+	SELECT
+		array_agg(n.type ORDER BY c.place),
+		array_agg(n.base_type ORDER BY c.place),
+		-- a reason that is too long for its column must not cost the rows
+		max(n.typmod - 4) FILTER (
+			WHERE c.place = 5 AND n.base_type = 'varchar'::regtype AND n.typmod >= 4
+		)
+	INTO types, base_types, error_length
 	FROM unnest(columns) WITH ORDINALITY AS c (name, place)
 	LEFT JOIN named AS n ON n.place = c.place;
 	missing := array_position(types, NULL);
@@ -548,40 +556,64 @@ BEGIN
 			'column "%s" of table "%s" does not exist', columns[missing], table_name);
 	END IF;
 
-	-- what ORDER BY goes by: the operators = and > of the key's default class
-	SELECT array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY m.amopstrategy)
-	INTO operators
-	FROM pg_opclass AS c
-	JOIN pg_am AS a ON a.oid = c.opcmethod AND a.amname = 'btree'
-	JOIN pg_amop AS m
-		ON m.amopfamily = c.opcfamily
-		AND m.amoplefttype = c.opcintype
-		AND m.amoprighttype = c.opcintype
-		AND m.amopstrategy IN (3, 5)
-	JOIN pg_operator AS o ON o.oid = m.amopopr
-	JOIN pg_namespace AS n ON n.oid = o.oprnamespace
-	WHERE c.opcdefault AND c.opcintype = base_types[1];
-	-- other types have PostgreSQL's own: varchar, enums, arrays
-	IF operators IS NULL THEN
-		operators := ARRAY['OPERATOR(pg_catalog.=)', 'OPERATOR(pg_catalog.>)'];
-	END IF;
+	-- what ORDER BY goes by: the operator >= of the key's default class; types
+	-- that have none go by one of PostgreSQL's own (varchar, enums, arrays)
+	not_before := coalesce(
+		(
+			SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+			FROM pg_opclass AS c
+			JOIN pg_am AS a ON a.oid = c.opcmethod AND a.amname = 'btree'
+			JOIN pg_amop AS m
+				ON m.amopfamily = c.opcfamily
+				AND m.amoplefttype = c.opcintype
+				AND m.amoprighttype = c.opcintype
+				AND m.amopstrategy = 4
+			JOIN pg_operator AS o ON o.oid = m.amopopr
+			JOIN pg_namespace AS n ON n.oid = o.oprnamespace
+			WHERE c.opcdefault AND c.opcintype = base_types[1]
+		),
+		'OPERATOR(pg_catalog.>=)'
+	);
 
+	-- Keys may be null, and the same in several rows: so rows are told apart by
+	-- where they lie.  An array holds a gigabyte: a batch ends before, and what
+	-- is longer than any body may be is cut.
 	statement := format(
 		$statement$
-		WITH taken AS MATERIALIZED (
+		WITH locked AS MATERIALIZED (
 			SELECT
-				pg_catalog.row_number() OVER (ORDER BY l.key) AS ord,
-				l.key,
-				l.body,
-				l.signature
-			FROM (
-				SELECT i.%2$I AS key, %3$s AS body, i.%4$I::pg_catalog.text AS signature
-				FROM %1$s AS i
-				WHERE i.%5$I IS NULL AND ($1 IS NULL OR i.%2$I %10$s $1::%7$s)
-				ORDER BY i.%2$I
-				LIMIT $2
-				FOR UPDATE SKIP LOCKED
-			) AS l
+				i.tableoid,
+				i.ctid,
+				i.%2$I AS key,
+				%3$s AS body,
+				i.%4$I::pg_catalog.text AS signature
+			FROM %1$s AS i
+			WHERE i.%5$I IS NULL AND ($1 IS NULL OR i.%2$I %9$s $1::%7$s)
+			ORDER BY i.%2$I
+			LIMIT $2
+			FOR UPDATE SKIP LOCKED
+		), numbered AS (
+			SELECT
+				l.*,
+				pg_catalog.row_number() OVER w AS ord,
+				pg_catalog.sum(pg_catalog.octet_length(l.body)) OVER w AS size
+			FROM locked AS l
+			WINDOW w AS (ORDER BY l.key ROWS UNBOUNDED PRECEDING)
+		), taken AS MATERIALIZED (
+			SELECT
+				n.tableoid,
+				n.ctid,
+				n.key,
+				n.ord,
+				CASE
+					WHEN pg_catalog.octet_length(n.body) OPERATOR(pg_catalog.<) 268435456 THEN n.body
+					ELSE pg_catalog.substr(n.body, 1, 268435456)
+				END AS body,
+				n.signature
+			FROM numbered AS n
+			WHERE n.ord OPERATOR(pg_catalog.=) 1
+				OR n.size IS NULL
+				OR n.size OPERATOR(pg_catalog.<) 268435456
 		), ingested AS MATERIALIZED (
 			SELECT r.*
 			FROM (
@@ -591,25 +623,31 @@ BEGIN
 				FROM taken AS t
 				HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0
 			) AS a
-			CROSS JOIN LATERAL %11$s.ingest_gig_events(a.bodies, a.signatures) AS r
+			CROSS JOIN LATERAL %10$s.ingest_gig_events(a.bodies, a.signatures) AS r
 		), done AS MATERIALIZED (
-			SELECT t.key, r.*
+			SELECT t.tableoid, t.ctid, t.key, r.*
 			FROM taken AS t
 			JOIN ingested AS r ON r.ord OPERATOR(pg_catalog.=) t.ord
 		), marked AS (
 			UPDATE %1$s AS i
 			SET
 				%5$I = d.outcome::pg_catalog.text::%8$s,
-				%6$I = d.sqlstate OPERATOR(pg_catalog.||) ': ' OPERATOR(pg_catalog.||) d.message
+				%6$I = pg_catalog.left(
+					d.sqlstate OPERATOR(pg_catalog.||) ': ' OPERATOR(pg_catalog.||) d.message,
+					%11$s
+				)::%12$s
 			FROM done AS d
-			WHERE i.%2$I %9$s d.key
+			WHERE i.tableoid OPERATOR(pg_catalog.=) d.tableoid
+				AND i.ctid OPERATOR(pg_catalog.=) d.ctid
+			RETURNING 1
 		)
 		SELECT
 			pg_catalog.count(*),
 			pg_catalog.count(*) FILTER (
 				WHERE d.outcome::pg_catalog.text OPERATOR(pg_catalog.=) 'rejected'
 			),
-			(pg_catalog.array_agg(d.key ORDER BY d.ord DESC))[1]::pg_catalog.text
+			(pg_catalog.array_agg(d.key ORDER BY d.ord DESC))[1]::pg_catalog.text,
+			(SELECT pg_catalog.count(*) FROM marked AS m)
 		FROM done AS d
 		$statement$,
 		full_name,
@@ -623,21 +661,27 @@ BEGIN
 		error,
 		types[1],
 		types[4],
-		operators[1],
-		operators[2],
+		not_before,
 		(
 			SELECT quote_ident(n.nspname)
 			FROM pg_extension AS e
 			JOIN pg_namespace AS n ON n.oid = e.extnamespace
 			WHERE e.extname = 'gigs_webhooks'
-		)
+		),
+		coalesce(error_length, 2147483647),
+		types[5]
 	);
 
 	PERFORM pg_catalog.set_config('search_path', caller_path, true);
 	drained := 0;
 	rejected := 0;
 	LOOP
-		EXECUTE statement INTO taken, bad, last_key USING last_key, batch;
+		EXECUTE statement INTO taken, bad, last_key, marked USING last_key, batch;
+		IF taken OPERATOR(pg_catalog.>) 0 AND marked OPERATOR(pg_catalog.=) 0 THEN
+			RAISE triggered_data_change_violation USING
+				MESSAGE = pg_catalog.format('rows of table "%s" could not be marked as drained', table_name),
+				HINT = 'A trigger or rule of the table may have kept them from being updated.';
+		END IF;
 		COMMIT;
 		IF taken OPERATOR(pg_catalog.=) 0 THEN
 			EXIT WHEN restarted;

@@ -56,6 +56,42 @@ SELECT arrived, status, "what's wrong" FROM "In Box" ORDER BY 1;
 SELECT right(account_id::text, 1) AS account, available_count
 FROM gigs.gig_account_sync ORDER BY 1;
 
+-- Keys that are the same in many rows, or null, cost no row and no event
+CREATE TABLE log (at date, body text, signature text, outcome text, error varchar(20));
+INSERT INTO log (at, body, signature)
+SELECT CASE WHEN n % 2 = 0 THEN date '2026-01-01' END, pg_temp.body(n), gigs.sign_gig_event(pg_temp.body(n), 's3cret')
+FROM generate_series(100, 149) AS n;
+-- ... and one that is done already is not done again
+INSERT INTO log SELECT at, body, signature, 'kept', 'mine' FROM log WHERE body = pg_temp.body(100);
+CALL gigs.drain_gig_inbox('log', 10, 'at');
+SELECT outcome, error, count(*), count(at) AS dated FROM log GROUP BY 1, 2 ORDER BY 1;
+SELECT count(*) AS events, count(DISTINCT body) AS bodies FROM gigs.gig_event_log WHERE (gigs.parse_gig_event(body)).available_count BETWEEN 100 AND 149;
+-- ... nor does a reason that is too long for its column
+INSERT INTO log (at, body, signature) VALUES ('2026-01-02', 'junk', 'x'), ('2026-01-03', pg_temp.body(150), gigs.sign_gig_event(pg_temp.body(150), 's3cret'));
+CALL gigs.drain_gig_inbox('log', 10, 'at');
+SELECT outcome, error FROM log WHERE at > '2026-01-01' ORDER BY at;
+CREATE DOMAIN reason AS varchar(20);
+ALTER TABLE log ALTER error TYPE reason;
+INSERT INTO log (at, body, signature) VALUES ('2026-01-04', 'junk', 'x');
+CALL gigs.drain_gig_inbox('log', 10, 'at');
+SELECT outcome, error FROM log WHERE at > '2026-01-03' ORDER BY at;
+-- ... nor do rows that lie at the same place of different partitions
+CREATE TABLE parts (id int, body text, signature text, outcome text, error text) PARTITION BY HASH (id);
+CREATE TABLE parts_0 PARTITION OF parts FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE parts_1 PARTITION OF parts FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+INSERT INTO parts SELECT n, pg_temp.body(n), gigs.sign_gig_event(pg_temp.body(n), 's3cret') FROM generate_series(200, 219) AS n;
+CALL gigs.drain_gig_inbox('parts', 6);
+SELECT outcome, count(*) FROM parts GROUP BY 1;
+SELECT count(*) AS events FROM gigs.gig_event_log WHERE (gigs.parse_gig_event(body)).available_count BETWEEN 200 AND 219;
+-- ... but what can't be marked is not taken again and again
+CREATE FUNCTION pg_temp.keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER keep BEFORE UPDATE ON parts_0 FOR EACH ROW EXECUTE FUNCTION pg_temp.keep();
+INSERT INTO parts SELECT n, pg_temp.body(n), gigs.sign_gig_event(pg_temp.body(n), 's3cret') FROM generate_series(220, 239) AS n;
+CALL gigs.drain_gig_inbox('parts', 1);
+SELECT tableoid::regclass AS part, outcome, count(*) > 0 AS some FROM parts GROUP BY 1, 2 ORDER BY 1, 2;
+DROP TABLE log, parts;
+DROP DOMAIN reason;
+
 -- Errors
 CALL gigs.drain_gig_inbox('inbox', 0);
 CALL gigs.drain_gig_inbox('inbox', NULL);
