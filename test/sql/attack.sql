@@ -213,3 +213,329 @@ FROM gigs.gig_event_log AS l, LATERAL (SELECT convert_from(replace(encode(body, 
 SELECT l.name, count(*) FROM gigs.gig_event_log AS l GROUP BY l.name ORDER BY l.name COLLATE "C";
 SELECT right(gig_id::text, 1) AS gig, right(account_id::text, 1) AS account FROM gigs.gig_change ORDER BY 1;
 TRUNCATE test.attack, test.raw_inbox, test.text_inbox, test.strict_inbox;
+
+-- Replay: a body that was signed once stays good.  Within the window it is a
+-- redelivery and changes nothing but the counts of deliveries; a gig that the
+-- consumer is done with is named once more.
+SELECT gigs.create_gig_subscription('replay', 'https://example.com/hooks', 'replay s3cret');
+CREATE FUNCTION test.event(kind text, own text, available int) RETURNS text LANGUAGE sql AS $$
+	SELECT format('{"event":"gigs.%s","name":"replay","data":{"account":"00000000-0000-4000-8000-000000000007","user":"00000000-0000-4000-9000-000000000001","available_count":%s%s}}', kind, available, own)
+$$;
+CREATE TABLE test.replay (id int, body text);
+INSERT INTO test.replay VALUES
+	(1, test.event('partially_synced', ',"days_synced":30', 10)),
+	(2, test.event('added', ',"added_count":5', 15)),
+	(3, test.event('fully_synced', '', 50)),
+	(4, test.event('updated', ',"updated_count":2,"updated_gigs":["00000000-0000-4000-a000-000000000001"]', 50)),
+	(5, test.event('removed', ',"removed_count":1,"removed_gigs":["00000000-0000-4000-a000-000000000002"]', 49));
+CREATE VIEW test.account AS
+SELECT a.state, a.days_synced AS days, a.available_count AS available, a.added_total AS added, a.updated_total AS updated, a.removed_total AS removed, a.events, a.duplicates, a.last_event,
+	(SELECT string_agg(right(c.gig_id::text, 1) || ' ' || c.change, ', ' ORDER BY c.gig_id) FROM gigs.gig_change AS c WHERE c.account_id = a.account_id) AS changes
+FROM gigs.gig_account_sync AS a WHERE right(a.account_id::text, 1) = '7';
+CREATE FUNCTION test.replay() RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	hook record;
+	outcomes text[];
+BEGIN
+	FOR hook IN SELECT * FROM test.replay ORDER BY id LOOP
+		outcomes := outcomes || gigs.ingest_gig_event(hook.body, gigs.sign_gig_event(hook.body, 'replay s3cret'))::text;
+	END LOOP;
+	RETURN outcomes;
+END
+$$;
+SELECT test.replay();
+TABLE test.account;
+CREATE TABLE test.before AS TABLE gigs.gig_account_sync;
+DELETE FROM gigs.gig_change;
+SELECT test.replay();
+TABLE test.account;
+SELECT count(*) FROM gigs.gig_account_sync AS a JOIN test.before AS b USING (account_id) WHERE to_jsonb(a) - '{duplicates}'::text[] = to_jsonb(b) - '{duplicates}'::text[];
+-- ... signed by a secret that was retired since, it is nothing at all
+SELECT gigs.add_gig_secret('replay', 'next s3cret');
+BEGIN;
+SELECT gigs.retire_gig_secret('replay', 'replay s3cret');
+SELECT DISTINCT test.enter(d.name, convert_to(r.body, 'UTF8'), gigs.sign_gig_event(r.body, 'replay s3cret')) FROM test.replay AS r, test.door AS d;
+ROLLBACK;
+-- ... past the window it is an event like any other, and can do what that can:
+-- totals and the log grow, the snapshot is that of the body, gigs are named
+-- again; but the state and the days that are synced never go back
+DELETE FROM gigs.gig_change;
+SET gigs_webhooks.dedupe_window = 0;
+SELECT test.replay();
+TABLE test.account;
+SELECT gigs.ingest_gig_event(body, gigs.sign_gig_event(body, 'replay s3cret')) FROM test.replay WHERE id = 1;
+SELECT gigs.ingest_gig_event(body, gigs.sign_gig_event(body, 'replay s3cret')) FROM test.replay WHERE id = 2;
+TABLE test.account;
+RESET gigs_webhooks.dedupe_window;
+-- ... and other accounts never see any of it
+SELECT count(*) AS others, count(*) FILTER (WHERE a IS NOT DISTINCT FROM b) AS same FROM gigs.gig_account_sync AS a FULL JOIN test.before AS b USING (account_id) WHERE right(account_id::text, 1) <> '7';
+
+-- Who may create objects in a schema that others have on their search_path, as
+-- "public" is, can't have them called: operators for pairs of types that
+-- PostgreSQL compares by conversion, and functions that fit better
+CREATE ROLE regress_attack_squatter;
+CREATE ROLE regress_attack_superuser SUPERUSER;
+CREATE SCHEMA commons;
+GRANT USAGE, CREATE ON SCHEMA commons TO regress_attack_squatter;
+GRANT USAGE ON SCHEMA gigs, test TO regress_attack_squatter;
+CREATE TABLE test.backlog (id varchar(20), body text, signature varchar(200), outcome gigs.gig_ingest_outcome, error varchar(100));
+CREATE TYPE test.priority AS ENUM ('high', 'low', 'none');
+CREATE TABLE test.queue (key test.priority, raw bytea, sig text, state varchar(20), why text);
+SET ROLE regress_attack_squatter;
+CREATE PROCEDURE commons.squat() LANGUAGE plpgsql AS $$
+DECLARE
+	trap CONSTANT text := 'BEGIN RAISE WARNING ''squatter called by %'', current_user; RETURN NULL; END';
+	types CONSTANT text[] := ARRAY['oid', 'regclass', 'integer', 'bigint', 'text', 'varchar', 'name', 'uuid', 'bytea', 'timestamptz', 'interval', 'test.priority', 'gigs.gig_ingest_outcome', 'gigs.gig_sync_state'];
+	made record;
+BEGIN
+	FOR made IN SELECT l, r FROM unnest(types) AS l, unnest(types) AS r LOOP
+		EXECUTE format('CREATE FUNCTION commons.trap(%s, %s) RETURNS boolean LANGUAGE plpgsql AS %L', made.l, made.r, trap);
+		EXECUTE format('CREATE OPERATOR commons.= (LEFTARG = %s, RIGHTARG = %s, FUNCTION = commons.trap)', made.l, made.r);
+		EXECUTE format('CREATE OPERATOR commons.<> (LEFTARG = %s, RIGHTARG = %s, FUNCTION = commons.trap)', made.l, made.r);
+		EXECUTE format('CREATE OPERATOR commons.> (LEFTARG = %s, RIGHTARG = %s, FUNCTION = commons.trap)', made.l, made.r);
+		EXECUTE format('CREATE OPERATOR commons.< (LEFTARG = %s, RIGHTARG = %s, FUNCTION = commons.trap)', made.l, made.r);
+		EXECUTE format('CREATE OPERATOR commons.<= (LEFTARG = %s, RIGHTARG = %s, FUNCTION = commons.trap)', made.l, made.r);
+		EXECUTE format('CREATE OPERATOR commons.|| (LEFTARG = %s, RIGHTARG = %s, FUNCTION = commons.trap)', made.l, made.r);
+		EXECUTE format('CREATE OPERATOR commons.- (LEFTARG = %s, RIGHTARG = %s, FUNCTION = commons.trap)', made.l, made.r);
+	END LOOP;
+	FOR made IN SELECT * FROM (VALUES
+		('format', 'text, name, name', 'text'), ('format', 'text, text', 'text'), ('format', 'text, name', 'text'), ('quote_ident', 'name', 'text'),
+		('convert_to', 'varchar, text', 'bytea'), ('unnest', 'name[]', 'SETOF name'), ('count', '', 'bigint'), ('array_agg', 'text', 'text[]'), ('octet_length', 'varchar', 'int'),
+		('jsonb_build_object', 'text, jsonb, text, text, text, text', 'jsonb'), ('to_jsonb', 'text[]', 'jsonb'), ('set_config', 'text, text, boolean', 'text'), ('current_setting', 'text', 'text')
+	) AS f (name, arguments, result) LOOP
+		EXECUTE format('CREATE FUNCTION commons.%I(%s) RETURNS %s LANGUAGE plpgsql AS %L', made.name, made.arguments, made.result, 'BEGIN RAISE WARNING ''squatter called by %'', current_user; RETURN' || CASE WHEN made.result LIKE 'SETOF%' THEN '' ELSE ' NULL' END || '; END');
+	END LOOP;
+END
+$$;
+CALL commons.squat();
+RESET ROLE;
+INSERT INTO test.backlog (id, body) SELECT 'row ' || i, test.body('open', 100 + i) FROM generate_series(1, 5) AS i;
+INSERT INTO test.queue (key, raw) VALUES ('none', convert_to(test.body('open', 203), 'UTF8')), ('high', convert_to(test.body('open', 201), 'UTF8')), ('low', convert_to(test.body('open', 202), 'UTF8'));
+\c -
+SET client_min_messages = warning;
+\set VERBOSITY terse
+SET ROLE regress_attack_superuser;
+SET search_path = commons;
+-- ... they are there
+SELECT 'pg_class'::regclass = 'pg_class'::regclass AS same, 'pg_class'::regclass = 1259::oid AS trapped;
+CALL gigs.drain_gig_inbox('test.backlog', 2);
+CALL gigs.drain_gig_inbox('test.queue', 1, 'key', 'raw', 'sig', 'state', 'why');
+SELECT gigs.create_gig_subscription('squatted', 'https://example.com/', 'one', '{*}', '{}');
+SELECT gigs.add_gig_secret('squatted', 'two');
+SELECT gigs.retire_gig_secret('squatted', 'two');
+SELECT gigs.gig_subscription_request('squatted');
+SELECT gigs.drop_gig_subscription('squatted');
+SELECT gigs.prune_gig_events('1 day');
+SELECT count(*) > 0 AS some FROM gigs.gig_event_counts('1 day', '-infinity', 'infinity');
+SELECT count(*) > 0 AS some FROM gigs.gig_sync_status;
+SELECT count(*) > 0 AS some FROM gigs.gig_user_sync;
+SELECT count(*) > 0 AS some FROM gigs.gig_sync_summary;
+SELECT count(*) > 0 AS some FROM gigs.gig_event_history;
+SELECT gigs.rebuild_gig_sync() IS NOT NULL AS rebuilt;
+-- ... not even where they come first
+SET search_path = commons, pg_temp, pg_catalog;
+CREATE TEMP TABLE accounts (account_id pg_catalog.int4);
+CREATE TEMP TABLE events (account_id pg_catalog.int4);
+CREATE TEMP TABLE changes (account_id pg_catalog.int4);
+CREATE TEMP TABLE restored_changes (account_id pg_catalog.int4);
+CREATE TEMP TABLE new_deliveries (account_id pg_catalog.int4);
+CREATE TEMP TABLE known_deliveries (account_id pg_catalog.int4);
+CREATE TEMP TABLE deliveries (account_id pg_catalog.int4);
+CREATE TEMP TABLE key (account_id pg_catalog.int4);
+CREATE TEMP TABLE part_1 (account_id pg_catalog.int4);
+CREATE TEMP TABLE taken (ord pg_catalog.int4);
+CREATE TEMP TABLE ingested (ord pg_catalog.int4);
+CREATE TEMP TABLE done (ord pg_catalog.int4);
+CREATE TEMP TABLE gig_subscription (name pg_catalog.text);
+CREATE DOMAIN pg_temp.text AS pg_catalog.int4;
+CREATE DOMAIN pg_temp.bytea AS pg_catalog.int4;
+CREATE DOMAIN pg_temp.name AS pg_catalog.int4;
+CREATE DOMAIN pg_temp.varchar AS pg_catalog.int4;
+CREATE DOMAIN pg_temp.oid AS pg_catalog.bool;
+CREATE DOMAIN pg_temp.regclass AS pg_catalog.bool;
+CREATE DOMAIN pg_temp.record AS pg_catalog.bool;
+CREATE DOMAIN pg_temp.jsonb AS pg_catalog.bool;
+CREATE DOMAIN pg_temp.priority AS pg_catalog.bool;
+UPDATE test.backlog SET outcome = NULL;
+UPDATE test.queue SET state = NULL;
+CALL gigs.drain_gig_inbox('test.backlog', 2);
+CALL gigs.drain_gig_inbox('test.queue', 2, 'key', 'raw', 'sig', 'state', 'why');
+SELECT gigs.create_gig_subscription('squatted', 'https://example.com/', 'one');
+SELECT gigs.add_gig_secret('squatted', 'two');
+SELECT gigs.retire_gig_secret('squatted', 'two');
+SELECT gigs.gig_subscription_request('squatted');
+SELECT gigs.drop_gig_subscription('squatted');
+SELECT gigs.prune_gig_events('1 day');
+SHOW search_path;
+RESET search_path;
+RESET ROLE;
+\set VERBOSITY default
+SET search_path = pg_catalog;
+SELECT id, outcome, error FROM test.backlog ORDER BY id COLLATE "C";
+SELECT key, state, why FROM test.queue ORDER BY key;
+SELECT right(convert_from(body, 'UTF8'), 5) AS body, event_id - min(event_id) OVER () AS place FROM gigs.gig_event_log WHERE body LIKE '%"available_count":20_}}' ORDER BY event_id;
+DROP OWNED BY regress_attack_squatter CASCADE;
+\c -
+SET client_min_messages = warning;
+SET search_path = pg_catalog;
+
+-- A role that may ingest tries all that can be done to an object, on every one
+-- of the extension's.  It may use the types, which show nothing; the rest is
+-- refused for want of privileges.
+CREATE ROLE regress_attack_receiver;
+CREATE ROLE regress_attack_friend;
+GRANT USAGE ON SCHEMA gigs, test TO regress_attack_receiver;
+GRANT USAGE ON SCHEMA test TO regress_attack_friend;
+GRANT EXECUTE ON FUNCTION gigs.ingest_gig_event(bytea, text) TO regress_attack_receiver;
+CREATE SCHEMA own AUTHORIZATION regress_attack_receiver;
+CREATE FUNCTION test.try(statement text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE statement;
+	RAISE SQLSTATE 'DONE0' USING MESSAGE = 'undo it';
+EXCEPTION WHEN OTHERS THEN
+	RETURN CASE sqlstate WHEN 'DONE0' THEN 'done' ELSE sqlstate END;
+END
+$$;
+CREATE FUNCTION own.trap() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TABLE test.operation (kind text, operation text);
+INSERT INTO test.operation
+SELECT k.kind, o.operation FROM (VALUES ('r'), ('v'), ('S'), ('i'), ('f'), ('t')) AS k (kind)
+JOIN (VALUES
+	('rvS', 'SELECT FROM %s'), ('rv', 'SELECT * FROM %s'), ('rv', 'SELECT ctid FROM %s'), ('r', 'SELECT tableoid FROM %s FOR UPDATE'), ('r', 'SELECT FROM ONLY %s FOR KEY SHARE'),
+	('rv', 'TABLE %s'), ('rv', 'COPY %s TO ''/dev/null'''), ('r', 'COPY %s FROM ''/dev/null'''), ('rv', 'COPY (SELECT * FROM %s) TO ''/dev/null'''), ('rv', 'EXPLAIN SELECT * FROM %s'), ('rv', 'EXPLAIN (ANALYZE, VERBOSE) TABLE %s'),
+	('rv', 'DECLARE c CURSOR FOR TABLE %s'), ('rv', 'SELECT t FROM %s AS t'), ('rv', 'SELECT count(*) FROM %s'), ('r', 'SELECT FROM %s TABLESAMPLE SYSTEM (100)'), ('rv', 'CREATE TABLE own.copy AS TABLE %s'), ('rv', 'CREATE MATERIALIZED VIEW own.copy AS TABLE %s'), ('rv', 'CREATE TABLE own.copy (LIKE %s)'),
+	('r', 'INSERT INTO %s DEFAULT VALUES'), ('r', 'INSERT INTO %s SELECT * FROM %1$s'), ('r', 'DELETE FROM %s'), ('r', 'DELETE FROM %s WHERE false'), ('r', 'TRUNCATE %s CASCADE'),
+	('r', 'LOCK TABLE %s IN ACCESS SHARE MODE'), ('r', 'LOCK TABLE %s'), ('v', 'LOCK TABLE %s'), ('r', 'CREATE TABLE own.child () INHERITS (%s)'), ('r', 'CREATE INDEX ON %s ((1))'), ('r', 'CREATE STATISTICS own.s ON ctid, tableoid FROM %s'),
+	('r', 'CREATE TRIGGER trap BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION own.trap()'), ('v', 'CREATE TRIGGER trap INSTEAD OF INSERT ON %s FOR EACH ROW EXECUTE FUNCTION own.trap()'), ('rv', 'CREATE RULE trap AS ON UPDATE TO %s DO INSTEAD NOTHING'), ('r', 'CREATE POLICY trap ON %s USING (true)'),
+	('r', 'ALTER TABLE %s ADD COLUMN trap int'), ('r', 'ALTER TABLE %s DISABLE TRIGGER ALL'), ('r', 'ALTER TABLE %s ENABLE ROW LEVEL SECURITY'), ('r', 'ALTER TABLE %s SET UNLOGGED'), ('r', 'ALTER TABLE %s ADD CHECK (false)'), ('rvS', 'ALTER TABLE %s RENAME TO trap'), ('r', 'ALTER TABLE %s SET SCHEMA own'), ('rv', 'ALTER TABLE %s OWNER TO regress_attack_receiver'), ('r', 'ALTER TABLE %s SET (autovacuum_enabled = false)'), ('r', 'ALTER TABLE %s REPLICA IDENTITY FULL'),
+	('v', 'ALTER VIEW %s RENAME TO trap'), ('v', 'ALTER VIEW %s OWNER TO CURRENT_USER'), ('v', 'CREATE OR REPLACE VIEW %s AS SELECT 1'), ('v', 'DROP VIEW %s CASCADE'), ('r', 'DROP TABLE %s CASCADE'), ('r', 'REINDEX TABLE %s'), ('r', 'CREATE PUBLICATION own FOR TABLE %s'),
+	('i', 'REINDEX INDEX %s'), ('i', 'ALTER INDEX %s RENAME TO trap'), ('i', 'DROP INDEX %s'),
+	('S', 'SELECT nextval(%L)'), ('S', 'SELECT setval(%L, 1)'), ('S', 'SELECT currval(%L)'), ('S', 'ALTER SEQUENCE %s RESTART'), ('S', 'ALTER SEQUENCE %s OWNED BY NONE'), ('S', 'DROP SEQUENCE %s CASCADE'), ('S', 'SELECT last_value FROM %s'),
+	('rvSi', 'COMMENT ON %2$s %1$s IS ''trap'''), ('f', 'COMMENT ON ROUTINE %s IS ''trap'''), ('t', 'COMMENT ON TYPE %s IS ''trap'''),
+	('f', 'ALTER ROUTINE %s RENAME TO trap'), ('f', 'ALTER ROUTINE %s OWNER TO CURRENT_USER'), ('f', 'ALTER ROUTINE %s SET SCHEMA own'), ('f', 'ALTER ROUTINE %s SET search_path = own'), ('f', 'ALTER ROUTINE %s SECURITY INVOKER'), ('f', 'DROP ROUTINE %s CASCADE'), ('f', 'ALTER ROUTINE %s DEPENDS ON EXTENSION plpgsql'),
+	('t', 'ALTER TYPE %s RENAME TO trap'), ('t', 'ALTER TYPE %s OWNER TO CURRENT_USER'), ('t', 'ALTER TYPE %s SET SCHEMA own'), ('t', 'DROP TYPE %s CASCADE'),
+	('t', 'CREATE CAST (%s AS text) WITH INOUT AS IMPLICIT'), ('t', 'CREATE TYPE own.range AS RANGE (subtype = %s)'), ('t', 'CREATE TABLE own.uses (x %s)')
+) AS o (kinds, operation) ON strpos(o.kinds, k.kind) > 0;
+INSERT INTO test.operation VALUES ('r', 'UPDATE %s SET %3$I = %3$I'), ('r', 'SELECT %3$I FROM %1$s'), ('r', 'CREATE TABLE own.refers (x %4$s REFERENCES %1$s (%3$I))');
+CREATE VIEW test.object AS
+SELECT c.relkind::text AS kind, c.oid::regclass::text AS name, CASE c.relkind WHEN 'r' THEN 'TABLE' WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' WHEN 'i' THEN 'INDEX' END AS word, a.attname AS "column", a.atttypid::regtype::text AS type
+FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = 1 WHERE c.relnamespace = 'gigs'::regnamespace AND c.relkind IN ('r', 'v', 'S', 'i')
+UNION ALL SELECT 'f', p.oid::regprocedure::text, NULL, NULL, NULL FROM pg_proc AS p WHERE p.pronamespace = 'gigs'::regnamespace
+UNION ALL SELECT 't', t.oid::regtype::text, NULL, NULL, NULL FROM pg_type AS t WHERE t.typnamespace = 'gigs'::regnamespace AND t.typtype IN ('c', 'e') AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind <> 'c');
+SELECT kind, count(*) > 3 AS many FROM test.object GROUP BY kind ORDER BY kind COLLATE "C";
+ANALYZE gigs.gig_subscription_secret;
+GRANT SELECT ON test.object, test.operation TO regress_attack_receiver;
+SET ROLE regress_attack_receiver;
+CREATE TEMP TABLE tried AS
+SELECT p.kind, p.operation, b.name, test.try(format(p.operation, b.name, b.word, b."column", b.type)) AS result FROM test.operation AS p JOIN test.object AS b USING (kind);
+RESET ROLE;
+SELECT count(*) > 500 AS many, count(*) FILTER (WHERE result = '42501') * 100 / count(*) > 90 AS nearly_all_denied FROM tried;
+-- ... what isn't: none of it reads or changes anything
+SELECT kind, operation, result, count(*) > 0 AS any FROM tried WHERE result <> '42501' GROUP BY kind, operation, result ORDER BY (kind, operation, result)::text COLLATE "C";
+-- ... statements that name no object of a kind, or one in particular
+SELECT gigs.gig_dedupe_window() > interval '0' AS loaded;
+SET client_min_messages = error;
+SET ROLE regress_attack_receiver;
+SELECT statement, test.try(statement) FROM unnest(ARRAY[
+	'DROP EXTENSION gigs_webhooks CASCADE', 'ALTER EXTENSION gigs_webhooks UPDATE', 'ALTER EXTENSION gigs_webhooks SET SCHEMA own', 'ALTER EXTENSION gigs_webhooks DROP TABLE gigs.gig_event_log', 'ALTER EXTENSION gigs_webhooks ADD FUNCTION own.trap()', 'COMMENT ON EXTENSION gigs_webhooks IS ''trap''',
+	'DROP SCHEMA gigs CASCADE', 'ALTER SCHEMA gigs RENAME TO trap', 'ALTER SCHEMA gigs OWNER TO CURRENT_USER', 'CREATE TABLE gigs.trap ()', 'CREATE FUNCTION gigs.trap() RETURNS int LANGUAGE sql AS ''SELECT 1''', 'CREATE TYPE gigs.trap AS ()', 'CREATE OPERATOR gigs.= (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq)',
+	'CREATE FUNCTION own.mine(bytea, text) RETURNS gigs.gig_ingest_outcome LANGUAGE c AS ''$libdir/gigs_webhooks'', ''ingest_gig_event''', 'CREATE FUNCTION own.mine() RETURNS void LANGUAGE c AS ''$libdir/gigs_webhooks'', ''gig_become_owner''', 'LOAD ''$libdir/gigs_webhooks''',
+	'CREATE OR REPLACE FUNCTION gigs.gig_become_owner() RETURNS void LANGUAGE sql AS ''''', 'CREATE OR REPLACE FUNCTION gigs.gig_stalled_after() RETURNS interval LANGUAGE sql AS ''SELECT interval ''''0''''''', 'ALTER TYPE gigs.gig_sync_state ADD VALUE ''trap''', 'ALTER TYPE gigs.gig_event_kind RENAME VALUE ''gigs.added'' TO ''trap''', 'ALTER TYPE gigs.gig_event DROP ATTRIBUTE name',
+	'GRANT regress_attack_superuser TO regress_attack_receiver', 'GRANT ALL ON ALL TABLES IN SCHEMA gigs TO regress_attack_friend', 'GRANT SELECT ON gigs.gig_subscription_secret TO regress_attack_receiver', 'GRANT ALL ON ALL ROUTINES IN SCHEMA gigs TO regress_attack_receiver', 'REASSIGN OWNED BY regress_attack_superuser TO regress_attack_receiver',
+	'CREATE EVENT TRIGGER trap ON ddl_command_end EXECUTE FUNCTION own.trap()', 'SET session_replication_role = replica', 'SET gigs_webhooks.dedupe_window = 0', 'SET gigs_webhooks.direct_writes = off', 'SET gigs_webhooks.max_body_size = 1024',
+	'ALTER ROLE regress_attack_receiver SET gigs_webhooks.dedupe_window = 0', 'ALTER ROLE ALL SET gigs_webhooks.stalled_after = 0',
+	'SELECT stavalues1 FROM pg_statistic', 'SELECT FROM pg_subscription, pg_authid'
+]) AS s (statement);
+SELECT count(*) AS stats FROM pg_stats WHERE schemaname = 'gigs';
+-- ... what he has he can't pass on
+GRANT EXECUTE ON FUNCTION gigs.ingest_gig_event(bytea, text) TO regress_attack_friend;
+SET client_min_messages = warning;
+RESET ROLE;
+SELECT has_function_privilege('regress_attack_friend', 'gigs.ingest_gig_event(bytea, text)', 'EXECUTE') AS passed_on;
+-- ... but a function of his that is SECURITY DEFINER may do for others what he
+-- may, and no more
+SET ROLE regress_attack_receiver;
+CREATE FUNCTION own.ingest(body bytea) RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT gigs.ingest_gig_event(body, NULL)::text';
+CREATE FUNCTION own.steal() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT secret FROM gigs.gig_subscription_secret';
+GRANT USAGE ON SCHEMA own TO regress_attack_friend;
+SET ROLE regress_attack_friend;
+SELECT own.ingest(convert_to(test.body('open', 300), 'UTF8'));
+SELECT test.try('SELECT own.steal()');
+SELECT test.try('SELECT gigs.ingest_gig_event('''', NULL)');
+RESET ROLE;
+
+-- Row security on the extension's own tables, forced on their owner, only ever
+-- refuses: what can't be written all the way is not written at all
+CREATE ROLE regress_attack_owner;
+GRANT USAGE ON SCHEMA gigs TO regress_attack_owner;
+SELECT format('ALTER TABLE %s OWNER TO regress_attack_owner', name) FROM test.object WHERE kind = 'r' ORDER BY name COLLATE "C" \gexec
+CREATE FUNCTION test.secured(tab text, policy text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+	body text := replace(replace(test.body('open', 400), 'fully_synced', 'updated'), '}}', ',"updated_count":1,"updated_gigs":["00000000-0000-4000-a000-000000000004"]}}');
+BEGIN
+	EXECUTE format('ALTER TABLE gigs.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', tab);
+	EXECUTE format('CREATE POLICY p ON gigs.%I %s', tab, policy);
+	-- an account that is known and one that is not, alone and in a batch
+	RETURN NEXT concat_ws(' | ', tab, policy, test.enter('ingest text', convert_to(body, 'UTF8'), NULL), test.enter('ingest text', convert_to(replace(body, '000001"', '00000a"'), 'UTF8'), NULL),
+		test.enter('batch', convert_to(replace(body, '400', '401'), 'UTF8'), NULL));
+	RAISE SQLSTATE 'DONE0';
+EXCEPTION WHEN SQLSTATE 'DONE0' THEN
+	RETURN;
+END
+$$;
+CREATE TABLE test.count AS SELECT (SELECT count(*) FROM gigs.gig_event_log) AS events, (SELECT sum(events) FROM gigs.gig_account_sync) AS counted, (SELECT count(*) FROM gigs.gig_delivery) AS deliveries, (SELECT count(*) FROM gigs.gig_change) AS changes;
+SELECT test.secured(tab, policy) FROM unnest(ARRAY['gig_event_log', 'gig_account_sync', 'gig_delivery', 'gig_change']) AS t (tab), unnest(ARRAY['USING (false)', 'USING (true) WITH CHECK (false)', 'FOR SELECT USING (true)', 'USING (true)']) AS p (policy);
+SELECT c = (SELECT t FROM test.count AS t) AS unchanged FROM (SELECT (SELECT count(*) FROM gigs.gig_event_log) AS events, (SELECT sum(events) FROM gigs.gig_account_sync) AS counted, (SELECT count(*) FROM gigs.gig_delivery) AS deliveries, (SELECT count(*) FROM gigs.gig_change) AS changes) AS c;
+
+-- A secret is in no error, whatever constraint or trigger refuses it
+CREATE FUNCTION test.shown(call text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	message text; detail text; hint text; context text; col text; con text; tab text;
+BEGIN
+	EXECUTE format('SELECT gigs.%s', call) USING 'visible s3cret';
+	RETURN 'done';
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT, context = PG_EXCEPTION_CONTEXT, col = COLUMN_NAME, con = CONSTRAINT_NAME, tab = TABLE_NAME;
+	RETURN concat_ws(' / ', sqlstate, message, CASE WHEN concat(message, detail, hint, context, col, con, tab) LIKE '%visible%' THEN 'SECRET SHOWN: ' || concat_ws(' / ', detail, hint, context, col, con, tab) END);
+END
+$$;
+SELECT test.shown('add_gig_secret(''payroll'', $1)');
+ALTER TABLE gigs.gig_subscription_secret ADD CONSTRAINT retired_later CHECK (retired_at > created_at);
+SELECT test.shown('retire_gig_secret(''payroll'', $1, ''-infinity'')');
+ALTER TABLE gigs.gig_subscription_secret ADD CONSTRAINT long_enough CHECK (length(secret) > 20) NOT VALID;
+SELECT test.shown('add_gig_secret(''other'', $1)');
+SELECT test.shown('create_gig_subscription(''short'', ''u'', $1)');
+ALTER TABLE gigs.gig_subscription_secret DROP CONSTRAINT long_enough, DROP CONSTRAINT retired_later, ADD COLUMN note text;
+ALTER TABLE gigs.gig_subscription_secret ADD CONSTRAINT note CHECK (note IS NOT NULL) NOT VALID;
+SELECT test.shown('add_gig_secret(''other'', $1)');
+ALTER TABLE gigs.gig_subscription_secret DROP COLUMN note;
+DELETE FROM gigs.gig_subscription_secret WHERE secret = '';
+CREATE UNIQUE INDEX once ON gigs.gig_subscription_secret (secret);
+SELECT test.shown('add_gig_secret(''other'', $1)');
+SELECT test.shown('create_gig_subscription(''twice'', ''u'', $1)');
+DROP INDEX gigs.once;
+-- ... nor is there one in what may be granted to read, whatever looks into it
+GRANT SELECT ON gigs.gig_event_history, gigs.gig_sync_status, gigs.gig_user_sync, gigs.gig_sync_summary TO regress_attack_receiver;
+SET ROLE regress_attack_receiver;
+CREATE FUNCTION own.leak(x anyelement) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS $$
+BEGIN
+	IF x::text LIKE '%s3cret%' OR x::text LIKE '%"data"%' THEN
+		RAISE WARNING 'leaked: %', x;
+	END IF;
+	RETURN true;
+END
+$$;
+SELECT count(*) > 0 AS some FROM gigs.gig_event_history AS h WHERE own.leak(h) AND own.leak(h.name);
+SELECT count(*) > 0 AS some FROM gigs.gig_sync_status AS s WHERE own.leak(s);
+SELECT count(*) > 0 AS some FROM gigs.gig_user_sync AS s WHERE own.leak(s);
+SELECT count(*) > 0 AS some FROM gigs.gig_sync_summary AS s WHERE own.leak(s);
+SELECT count(*) AS columns FROM information_schema.columns WHERE table_schema = 'gigs' AND (column_name IN ('secret', 'body') OR table_name LIKE 'gig_subscription%');
+SELECT count(*) AS stats FROM pg_stats WHERE schemaname = 'gigs' AND tablename IN ('gig_subscription', 'gig_subscription_secret');
+RESET ROLE;
+
+\c -
+SET client_min_messages = warning;
+DROP OWNED BY regress_attack_receiver, regress_attack_friend CASCADE;
+DROP EXTENSION gigs_webhooks CASCADE;
+DROP SCHEMA gigs, test, commons CASCADE;
+DROP ROLE regress_attack_squatter, regress_attack_superuser, regress_attack_receiver, regress_attack_friend, regress_attack_owner;
