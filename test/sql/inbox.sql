@@ -321,8 +321,109 @@ SELECT * FROM pg_temp.account WHERE account = '7';
 DROP TABLE picky;
 DROP DOMAIN told;
 
+DROP TABLE hook;
+-- Arguments are names of columns and nothing else: no SQL, no expression, no
+-- system column, none that has been dropped, none that is cut to fit
+SELECT arg, pg_temp.inbox('body text, signature text, outcome text, error text', arg) FROM unnest(ARRAY[
+	'body"; DROP TABLE hook; --', '''; DROP TABLE hook; --', 'body; SELECT 1', 'body, signature', '"body"', 'hook.body', 'new.body', 'body::text', '(body)', 'body ', ' body', 'BODY', '*', '1', '-1', '0', 'NULL', '%s', '%n%n%n', '$1', '\', 'body\', E'body\n', E'body\x01', 'bödy', 'ｂｏｄｙ',
+	'ctid', 'tableoid', 'xmin', 'xmax', 'cmin', 'oid', '........pg.dropped.2........', repeat('x', 63), repeat('x', 64), repeat('ü', 40)
+]) WITH ORDINALITY AS a (arg, place) ORDER BY place;
+SELECT left(pg_temp.inbox('body text, signature text, outcome text, error text', repeat('x', 100000)), 100);
+SELECT pg_temp.inbox(format('%s text, signature text, outcome text, error text', repeat('x', 63)), repeat('x', 64));
+SELECT pg_temp.inbox(format('%s text, signature text, outcome text, error text', repeat('x', 63)), repeat('x', 63));
+SELECT pg_temp.inbox('body text, signature text, outcome text, error text', 'body', 'body');
+SELECT pg_temp.inbox('body text, signature text, outcome text, error text', 'body', 'signature', 'signature');
+SELECT pg_temp.inbox('body text, signature text, outcome text, error text', 'body', 'signature', 'error', 'error');
+SELECT left(pg_temp.inbox('body text, signature text, outcome text, error text', 'signature', 'body'), 40);
+CREATE TABLE hook (gone text, body text, signature text, outcome text, error text);
+ALTER TABLE hook DROP COLUMN gone;
+CREATE TRIGGER ingest BEFORE INSERT ON hook FOR EACH ROW EXECUTE FUNCTION "Gig Inbox".gig_inbox_ingest('........pg.dropped.1........');
+SELECT pg_temp.try('INSERT INTO hook VALUES (''{}'')');
+DROP TABLE hook;
+
+-- Inboxes of every sort, and all the ways that lead to one
+CREATE TABLE hook (id int PRIMARY KEY, body text, signature text, outcome text, error text);
+CREATE TRIGGER ingest BEFORE INSERT ON hook FOR EACH ROW EXECUTE FUNCTION "Gig Inbox".gig_inbox_ingest();
+-- ... a view that PostgreSQL inserts through, and one that checks what becomes of it
+CREATE VIEW door AS SELECT id, body, signature FROM hook;
+CREATE VIEW good AS SELECT * FROM hook WHERE outcome <> 'rejected' WITH CHECK OPTION;
+INSERT INTO door VALUES (1, pg_temp.full(8, 801, 'open'));
+INSERT INTO good VALUES (2, pg_temp.full(8, 802, 'open'));
+SELECT pg_temp.try('INSERT INTO good VALUES (3, ''{}'')');
+-- ... rules, triggers and functions that insert there
+CREATE TABLE front (body text);
+CREATE RULE forward AS ON INSERT TO front DO INSTEAD INSERT INTO hook (id, body) VALUES (4, new.body);
+INSERT INTO front VALUES (pg_temp.full(8, 804, 'open'));
+CREATE VIEW ruled AS SELECT body FROM hook WHERE id < 0;
+CREATE RULE forward AS ON INSERT TO ruled DO INSTEAD INSERT INTO hook (id, body) VALUES (5, new.body);
+INSERT INTO ruled VALUES (pg_temp.full(8, 805, 'open'));
+WITH i AS (INSERT INTO hook (id, body) VALUES (6, pg_temp.full(8, 806, 'open')) RETURNING outcome) SELECT * FROM i;
+-- ... a conflict: the event was taken in, and its outcome is there to be kept
+INSERT INTO hook (id, body) VALUES (6, pg_temp.full(8, 807, 'open')) ON CONFLICT (id) DO UPDATE SET body = excluded.body, outcome = excluded.outcome || ' again';
+SELECT id, right(body, 5) AS body, outcome, error FROM hook ORDER BY id;
+SELECT available_count, events FROM pg_temp.account WHERE account = '8';
+-- ... a rule that drops the row drops the event
+CREATE RULE nothing AS ON INSERT TO hook WHERE new.id = 8 DO INSTEAD NOTHING;
+INSERT INTO hook (id, body) VALUES (8, pg_temp.full(8, 808, 'open'));
+-- ... and so does row security without a policy
+CREATE ROLE regress_inbox_stranger;
+GRANT USAGE ON SCHEMA app TO regress_inbox_stranger;
+GRANT INSERT, SELECT ON hook TO regress_inbox_stranger;
+ALTER TABLE hook ENABLE ROW LEVEL SECURITY;
+SET ROLE regress_inbox_stranger;
+SELECT pg_temp.try(format('INSERT INTO hook (id, body) VALUES (9, %L)', '{"event":"gigs.fully_synced","name":"open","data":{"account":"00000000-0000-4000-8000-000000000008","user":"00000000-0000-4000-9000-000000000001","available_count":809}}'));
+RESET ROLE;
+-- ... a policy's function runs as who inserts, after the outcome is known, and
+-- undoes the event by refusing the row
+CREATE FUNCTION judge(outcome text, body text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE NOTICE 'judged by %: %', current_user, outcome;
+	RETURN body NOT LIKE '%810}}';
+END
+$$;
+CREATE POLICY judged ON hook TO regress_inbox_stranger WITH CHECK (judge(outcome, body));
+SET ROLE regress_inbox_stranger;
+SELECT pg_temp.try(format('INSERT INTO hook (id, body) VALUES (10, %L)', '{"event":"gigs.fully_synced","name":"open","data":{"account":"00000000-0000-4000-8000-000000000008","user":"00000000-0000-4000-9000-000000000001","available_count":810}}'));
+SELECT pg_temp.try(format('INSERT INTO hook (id, body) VALUES (11, %L)', '{"event":"gigs.fully_synced","name":"open","data":{"account":"00000000-0000-4000-8000-000000000008","user":"00000000-0000-4000-9000-000000000001","available_count":811}}'));
+RESET ROLE;
+SELECT available_count, events FROM pg_temp.account WHERE account = '8';
+DROP TABLE hook CASCADE;
+DROP TABLE front CASCADE;
+DROP FUNCTION judge(text, text);
+-- ... temporary, unlogged and typed tables, and children
+CREATE TYPE hook_type AS (body text, signature text, outcome text, error text, id int);
+CREATE TEMP TABLE temp_hook (LIKE hook_type);
+CREATE UNLOGGED TABLE unlogged_hook (LIKE hook_type);
+CREATE TABLE typed_hook OF hook_type;
+CREATE TABLE parent_hook (LIKE hook_type);
+CREATE TABLE child_hook () INHERITS (parent_hook);
+SELECT format('CREATE TRIGGER ingest BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION "Gig Inbox".gig_inbox_ingest()', name) FROM unnest(ARRAY['temp_hook', 'unlogged_hook', 'typed_hook', 'parent_hook']) AS t (name) \gexec
+INSERT INTO temp_hook VALUES (pg_temp.full(9, 901, 'open')), ('{}') RETURNING outcome;
+INSERT INTO unlogged_hook VALUES (pg_temp.full(9, 902, 'open')), ('{}') RETURNING outcome;
+INSERT INTO typed_hook VALUES (pg_temp.full(9, 903, 'open')), ('{}') RETURNING outcome;
+INSERT INTO parent_hook VALUES (pg_temp.full(9, 904, 'open')), ('{}') RETURNING outcome;
+-- ... (triggers are not inherited)
+INSERT INTO child_hook (id, body) VALUES (5, pg_temp.full(9, 905, 'open')) RETURNING outcome;
+SELECT available_count, events FROM pg_temp.account WHERE account = '9';
+-- ... what is drained need not be a table, but has to be one that can be locked
+INSERT INTO child_hook (id, body) VALUES (6, pg_temp.full(9, 906, 'open'));
+CREATE VIEW undrained AS SELECT * FROM parent_hook WHERE id > 5;
+CREATE VIEW counted AS SELECT count(*) AS id, ''::text AS body, ''::text AS signature, NULL::text AS outcome, ''::text AS error FROM parent_hook;
+\set VERBOSITY terse
+CALL "Gig Inbox".drain_gig_inbox('undrained');
+CALL "Gig Inbox".drain_gig_inbox('counted');
+CALL "Gig Inbox".drain_gig_inbox('parent_hook');
+CALL "Gig Inbox".drain_gig_inbox(NULL);
+CALL "Gig Inbox".drain_gig_inbox(0);
+CALL "Gig Inbox".drain_gig_inbox('parent_hook', body => 'ctid');
+CALL "Gig Inbox".drain_gig_inbox('parent_hook', key => 'id; DROP TABLE parent_hook');
+CALL "Gig Inbox".drain_gig_inbox('parent_hook', error => '%s');
+CALL "Gig Inbox".drain_gig_inbox('parent_hook', outcome => repeat('x', 100)::name);
+\set VERBOSITY default
+SELECT id, outcome FROM child_hook ORDER BY id;
+
 SET client_min_messages = warning;
 DROP EXTENSION gigs_webhooks CASCADE;
 DROP SCHEMA "Gig Inbox", app CASCADE;
-DROP ROLE regress_inbox_owner, regress_inbox_writer;
+DROP ROLE regress_inbox_owner, regress_inbox_writer, regress_inbox_stranger;
 RESET search_path;
