@@ -379,10 +379,44 @@ SET search_path = pg_catalog;
 SELECT id, outcome, error FROM test.backlog ORDER BY id COLLATE "C";
 SELECT key, state, why FROM test.queue ORDER BY key;
 SELECT right(convert_from(body, 'UTF8'), 5) AS body, event_id - min(event_id) OVER () AS place FROM gigs.gig_event_log WHERE body LIKE '%"available_count":20_}}' ORDER BY event_id;
-DROP OWNED BY regress_attack_squatter CASCADE;
 \c -
 SET client_min_messages = warning;
 SET search_path = pg_catalog;
+-- What is on the table itself, and its owner's, runs as who drains, as it does
+-- with any UPDATE: that is all, and why he should have no more rights than that
+CREATE ROLE regress_attack_worker;
+GRANT USAGE ON SCHEMA gigs, commons, test TO regress_attack_worker;
+GRANT EXECUTE ON FUNCTION gigs.ingest_gig_events(bytea[], text[]) TO regress_attack_worker;
+GRANT EXECUTE ON PROCEDURE gigs.drain_gig_inbox TO regress_attack_worker;
+SET ROLE regress_attack_squatter;
+CREATE FUNCTION commons.ran(what text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE WARNING '% as %', what, current_user;
+	BEGIN
+		PERFORM secret FROM gigs.gig_subscription_secret;
+		RAISE WARNING 'secrets read as %', current_user;
+	EXCEPTION WHEN insufficient_privilege THEN
+		NULL;
+	END;
+	RETURN true;
+END
+$$;
+CREATE FUNCTION commons.ran() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM commons.ran(''trigger''); RETURN new; END';
+CREATE DOMAIN commons.told AS text CHECK (VALUE IS NULL OR commons.ran('check of a domain'));
+CREATE TABLE commons.inbox (id int, body text, signature text, outcome text, error commons.told, CHECK (outcome IS NULL OR commons.ran('check of a table')));
+CREATE TRIGGER ran BEFORE UPDATE ON commons.inbox FOR EACH ROW EXECUTE FUNCTION commons.ran();
+INSERT INTO commons.inbox VALUES (1, '{}');
+GRANT SELECT, UPDATE ON commons.inbox TO regress_attack_worker;
+RESET ROLE;
+SET ROLE regress_attack_worker;
+\set VERBOSITY terse
+CALL gigs.drain_gig_inbox('commons.inbox');
+\set VERBOSITY default
+RESET ROLE;
+SELECT outcome, error FROM commons.inbox;
+DROP OWNED BY regress_attack_worker CASCADE;
+DROP ROLE regress_attack_worker;
+DROP OWNED BY regress_attack_squatter CASCADE;
 
 -- A role that may ingest tries all that can be done to an object, on every one
 -- of the extension's.  It may use the types, which show nothing; the rest is
