@@ -284,6 +284,7 @@ CREATE SCHEMA commons;
 GRANT USAGE, CREATE ON SCHEMA commons TO regress_attack_squatter;
 GRANT USAGE ON SCHEMA gigs, test TO regress_attack_squatter;
 CREATE TABLE test.backlog (id varchar(20), body text, signature varchar(200), outcome gigs.gig_ingest_outcome, error varchar(100));
+CREATE TABLE test.plain (id text, body bytea, signature text, outcome text, error text);
 CREATE TYPE test.priority AS ENUM ('high', 'low', 'none');
 CREATE TABLE test.queue (key test.priority, raw bytea, sig text, state varchar(20), why text);
 SET ROLE regress_attack_squatter;
@@ -315,6 +316,7 @@ $$;
 CALL commons.squat();
 RESET ROLE;
 INSERT INTO test.backlog (id, body) SELECT 'row ' || i, test.body('open', 100 + i) FROM generate_series(1, 5) AS i;
+INSERT INTO test.plain (id, body) SELECT 'row ' || i, convert_to(test.body('open', 110 + i), 'UTF8') FROM generate_series(1, 3) AS i;
 INSERT INTO test.queue (key, raw) VALUES ('none', convert_to(test.body('open', 203), 'UTF8')), ('high', convert_to(test.body('open', 201), 'UTF8')), ('low', convert_to(test.body('open', 202), 'UTF8'));
 \c -
 SET client_min_messages = warning;
@@ -364,6 +366,7 @@ CREATE DOMAIN pg_temp.priority AS pg_catalog.bool;
 UPDATE test.backlog SET outcome = NULL;
 UPDATE test.queue SET state = NULL;
 CALL gigs.drain_gig_inbox('test.backlog', 2);
+CALL gigs.drain_gig_inbox('test.plain', 2);
 CALL gigs.drain_gig_inbox('test.queue', 2, 'key', 'raw', 'sig', 'state', 'why');
 SELECT gigs.create_gig_subscription('squatted', 'https://example.com/', 'one');
 SELECT gigs.add_gig_secret('squatted', 'two');
@@ -377,6 +380,7 @@ RESET ROLE;
 \set VERBOSITY default
 SET search_path = pg_catalog;
 SELECT id, outcome, error FROM test.backlog ORDER BY id COLLATE "C";
+SELECT id, outcome, error FROM test.plain ORDER BY id COLLATE "C";
 SELECT key, state, why FROM test.queue ORDER BY key;
 SELECT right(convert_from(body, 'UTF8'), 5) AS body, event_id - min(event_id) OVER () AS place FROM gigs.gig_event_log WHERE body LIKE '%"available_count":20_}}' ORDER BY event_id;
 \c -
@@ -391,7 +395,7 @@ GRANT EXECUTE ON PROCEDURE gigs.drain_gig_inbox TO regress_attack_worker;
 SET ROLE regress_attack_squatter;
 CREATE FUNCTION commons.ran(what text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-	RAISE WARNING '% as %', what, current_user;
+	RAISE WARNING '% as %, search_path %', what, current_user, current_setting('search_path');
 	BEGIN
 		PERFORM secret FROM gigs.gig_subscription_secret;
 		RAISE WARNING 'secrets read as %', current_user;
@@ -409,9 +413,12 @@ INSERT INTO commons.inbox VALUES (1, '{}');
 GRANT SELECT, UPDATE ON commons.inbox TO regress_attack_worker;
 RESET ROLE;
 SET ROLE regress_attack_worker;
+SET search_path = 'Some Where', commons;
 \set VERBOSITY terse
 CALL gigs.drain_gig_inbox('commons.inbox');
 \set VERBOSITY default
+SHOW search_path;
+SET search_path = pg_catalog;
 RESET ROLE;
 SELECT outcome, error FROM commons.inbox;
 DROP OWNED BY regress_attack_worker CASCADE;

@@ -87,7 +87,6 @@ my $duplicate = bytea_literal(
 );
 my $ingest = "SELECT outcome FROM gigs.try_ingest_gig_event($duplicate, NULL)";
 
-query('SELECT 1');
 is($node->safe_psql('postgres', $ingest), 'applied', 'an event comes');
 
 sub as_receiver
