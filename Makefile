@@ -126,7 +126,7 @@ PROVE_TESTS := $(sort $(wildcard test/t/*.pl))
 # told; MAJORVERSION is known once PGXS has been read.
 expecteddir_option = $(if $(filter-out 13 14 15,$(MAJORVERSION)),--expecteddir=.)
 REGRESS_OPTS = --inputdir=test --outputdir=. $(expecteddir_option)
-ISOLATION_OPTS = --inputdir=test --outputdir=output_iso $(expecteddir_option)
+ISOLATION_OPTS = --inputdir=output_iso --outputdir=output_iso $(expecteddir_option)
 
 # pg_regress takes sql/NAME.sql of its output directory, which is this one,
 # before it looks into test/.
@@ -137,7 +137,7 @@ endif
 # So that the isolation tests share expected/ but not results/ and
 # regression.diffs, which would overwrite those of the regression tests.
 ifneq ($(ISOLATION),)
-REGRESS_PREP += output_iso/expected
+REGRESS_PREP += output_iso/expected output_iso/specs
 endif
 
 # The TAP tests of installcheck start servers of their own, which PostgreSQL
@@ -176,6 +176,16 @@ $(DATA_built): sql/$(EXTENSION).sql $(EXTENSION).control
 output_iso/expected:
 	@mkdir -p output_iso
 	@ln -sfn ../expected $@
+
+# Specs can't include anything, so what all of them begin with is put before
+# each.
+.PHONY: output_iso/specs
+output_iso/specs:
+	@rm -rf $@
+	@mkdir -p $@
+	@for spec in $(ISOLATION); do \
+		cat test/specs/common test/specs/$$spec.spec >$@/$$spec.spec || exit 1; \
+	done
 
 .PHONY: no-tap-tests-as-root
 no-tap-tests-as-root:
