@@ -616,7 +616,7 @@ my %work = (
 	prune_later => sub { sleep rand 0.1 },
 
 	rotate => sub {
-		my $key = "key $worker_name " . $tally{rotations}++;
+		my $key = "key $from-" . $tally{rotations}++;
 
 		insist("DO \$\$ BEGIN PERFORM gigs.add_gig_secret('rotated', '$key'); END \$\$");
 		sleep rand 0.05;
