@@ -47,6 +47,11 @@ RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
 		SPI_execute_snapshot(saved->plan, arguments->values, arguments->nulls,
 							 snapshot, InvalidSnapshot, false, true, 0);
 	saved->running--;
+	if (result == SPI_OK_REWRITTEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("a rule has replaced a statement of gigs_webhooks"),
+				 errhint("Use triggers on its tables instead of rules.")));
 	if (result != expected)
 		elog(ERROR, "unexpected result of SPI_execute_snapshot: %s",
 			 SPI_result_code_string(result));
