@@ -44,7 +44,7 @@ bench:
 	@bench/run
 
 check:
-	@scripts/setup
+	@scripts/setup check
 	@scripts/check
 
 # The server forgets all that it caches wherever it might have to, which is when
@@ -69,7 +69,7 @@ check-valgrind:
 		PG_CONFIG=$$server CHECK_UNDER=valgrind scripts/check
 
 coverage:
-	@scripts/setup
+	@scripts/setup check
 	@CHECK_UNDER=coverage scripts/check
 
 check-versions:
