@@ -850,7 +850,7 @@ my @works = (
 	sub { "ALTER TABLE gigs.$_[0] SET (fillfactor = 50);\nALTER TABLE gigs.$_[0] RESET (fillfactor);\n" },
 	sub { "ALTER TABLE gigs.$_[0] ALTER COLUMN account_id SET STATISTICS 10;\nALTER TABLE gigs.$_[0] ALTER COLUMN account_id SET STORAGE PLAIN;\n" },
 	# all at once: as long as they have different owners, one may not write the other's
-	sub { join '', map { 'BEGIN; ' . $alter->($_) . "; COMMIT;\n" } 'one', 'postgres' },
+	sub { join '', map { my $owner = $_; 'BEGIN; ' . join(' ', map { "ALTER TABLE gigs.$_ OWNER TO $owner;" } @events) . " COMMIT;\n" } 'one', 'postgres' },
 	sub { "ALTER TABLE gigs.$_[0] SET TABLESPACE elsewhere;\nALTER TABLE gigs.$_[0] SET TABLESPACE pg_default;\n" },
 	sub { replace_table($_[0], 2) . replace_table($_[0], 0) });
 my $work = q{
