@@ -527,8 +527,9 @@ sub maintain_until_the_server_dies
 # ---------------------------------------------------------------------------
 
 # Small segments and a small cache, so that checkpoints and the writing of
-# pages are hit, too.  Only the machine may lose what isn't synced, and that
-# survives: so fsync stays off, as it is in all tests.
+# pages are hit, too; and nobody writes WAL unasked, so that what isn't written
+# by a commit is lost.  Only a machine that fails loses what isn't synced: so
+# fsync stays off, as it is in all tests.
 $node->init(extra => [ '--encoding=UTF8', '--locale=C', '--data-checksums', '--wal-segsize=1' ]);
 $node->append_conf(
 	'postgresql.conf', join "\n",
@@ -540,6 +541,8 @@ $node->append_conf(
 	'max_wal_size = 3MB',
 	'checkpoint_timeout = 30s',
 	'shared_buffers = 1MB',
+	'wal_buffers = 1MB',
+	'wal_writer_delay = 10s',
 	'bgwriter_delay = 10ms',
 	'autovacuum = on',
 	'autovacuum_naptime = 1s',
@@ -573,14 +576,7 @@ my $version = $admin->value('SHOW server_version_num');
 my $amcheck =
   $admin->value("SELECT count(*) FROM pg_available_extensions WHERE name = 'amcheck'");
 
-if ($amcheck)
-{
-	$admin->rows('CREATE EXTENSION amcheck');
-}
-else
-{
-	note 'this server has no amcheck: heaps and indexes go without that check';
-}
+$admin->rows('CREATE EXTENSION amcheck') if $amcheck;
 
 sub postmaster_pid
 {
@@ -638,7 +634,7 @@ sub kill_all
 
 	kill 'STOP', $postmaster;
 	my %parent_of = processes();
-	@children = shuffled(grep { $parent_of{$_} == $postmaster } keys %parent_of);
+	@children = shuffled(grep { $parent_of{$_} == $postmaster } sort keys %parent_of);
 	if (chance(0.5))
 	{
 		$node->kill9;
@@ -857,8 +853,13 @@ sub read_notes
 		}
 		close $file;
 		unlink notes_of($who);
-		push @{ $sent{$who} }, map { $_->{id} } grep { $_->{mark} eq '+' } map { @{ $_->{items} } } values %unit_named
-		  if $who ne 'z';
+	}
+	for my $unit (@units)
+	{
+		my ($who) = split /\./, $unit->{name};
+
+		push @{ $sent{$who} },
+		  map { $_->{id} } grep { $_->{mark} eq '+' } @{ $unit->{items} };
 	}
 	$drained{ $_->{table} } += $_->{drained} || 0 for grep { $_->{table} } @units;
 	return (\@units, \%drained, \@wrong);
@@ -1356,8 +1357,13 @@ sub everything_is_well
 			SELECT 'gig_event_log' FROM gigs.gig_event_log GROUP BY event_id HAVING count(*) > 1}));
 	$good &= all_well("$title: accounts are what SQL makes of the log",
 		map { $_->[0] } $admin->rows($accounts_told_otherwise));
-	$good &= all_well("$title: heaps and indexes are sound",
-		$amcheck ? look_at_storage() : (), look_at_brin());
+	$good &= all_well("$title: the log is found by time", look_at_brin());
+
+  SKIP:
+	{
+		skip 'this server has no amcheck', 1 if !$amcheck;
+		$good &= all_well("$title: heaps and indexes are sound", look_at_storage());
+	}
 
 	my @before = map { $_->[0] } $admin->rows($account_rows);
 	my $rebuilt = join '|', map { @$_ } $admin->rows('SELECT * FROM gigs.rebuild_gig_sync()');
