@@ -526,21 +526,18 @@ sub maintain_until_the_server_dies
 # The server, and how it dies
 # ---------------------------------------------------------------------------
 
-# Small segments and a small cache, so that checkpoints and the writing of
-# pages are hit, too; and nobody writes WAL unasked, so that what isn't written
-# by a commit is lost.  Only a machine that fails loses what isn't synced: so
-# fsync stays off, as it is in all tests.
+# Small segments, so that checkpoints are hit, too; and nobody writes WAL
+# unasked, so that what isn't written by a commit is lost.  Only a machine that
+# fails loses what isn't synced: so fsync stays off, as it is in all tests.
 $node->init(extra => [ '--encoding=UTF8', '--locale=C', '--data-checksums', '--wal-segsize=1' ]);
 $node->append_conf(
 	'postgresql.conf', join "\n",
 	'max_prepared_transactions = 8',
-	'wal_level = ' . pick('minimal', 'replica', 'logical'),
 	'restart_after_crash = on',
 	'full_page_writes = on',
 	'min_wal_size = 2MB',
 	'max_wal_size = 3MB',
 	'checkpoint_timeout = 30s',
-	'shared_buffers = 1MB',
 	'wal_buffers = 1MB',
 	'wal_writer_delay = 10s',
 	'bgwriter_delay = 10ms',
@@ -551,7 +548,7 @@ $node->append_conf(
 	'log_statement = none',
 	'log_min_messages = fatal',
 	'');
-$node->start;
+start_server();
 
 my $inbox_columns = 'unit text, place int, body bytea, signature text, outcome text, error text';
 my @backlogs = ('backlog', map { "backlog_$_" } @clients);
@@ -577,6 +574,20 @@ my $amcheck =
   $admin->value("SELECT count(*) FROM pg_available_extensions WHERE name = 'amcheck'");
 
 $admin->rows('CREATE EXTENSION amcheck') if $amcheck;
+
+# With a small cache pages are written all the time, and WAL before them; with a
+# large one there is all the more to be replayed.
+sub start_server
+{
+	$node->append_conf(
+		'postgresql.conf', join "\n",
+		'shared_buffers = ' . pick('1MB', '32MB'),
+		'wal_level = ' . pick('minimal', 'replica', 'logical'),
+		'wal_compression = ' . pick('on', 'off'),
+		'');
+	$node->start;
+	return;
+}
 
 sub postmaster_pid
 {
@@ -672,16 +683,16 @@ sub kill_one
 }
 
 my %ways_to_die = (
-	'all killed' => sub { kill_all(); $node->start; return },
+	'all killed' => sub { kill_all(); start_server(); return },
 	'one killed' => sub { kill_one(); return },
 	'one killed, then all' => sub {
 		kill_one();
 		select undef, undef, undef, rand 0.15;
 		kill_all();
-		$node->start;
+		start_server();
 		return;
 	},
-	'stopped immediately' => sub { $node->stop('immediate'); $node->start; return });
+	'stopped immediately' => sub { $node->stop('immediate'); start_server(); return });
 
 # ---------------------------------------------------------------------------
 # A round of work, and its end
