@@ -136,7 +136,7 @@ sub literals
 #   C UNIT ITEM...     is going to do this, in one transaction
 #   U UNIT ITEM...     is going to do this, and to undo it
 #   D UNIT TABLE       is going to drain a backlog
-#   N UNIT NUMBER      so many of its rows have been
+#   N UNIT NUMBER BAD  so many of its rows have been, of which so many were bad
 #   P UNIT             the server has prepared it, and is asked to commit it
 #   H UNIT             has asked for it and not waited for an answer
 #   A UNIT OUTCOME...  the server has acknowledged it
@@ -155,12 +155,14 @@ my %sent = map { $_ => [] } @clients;    # ids of former rounds
 
 sub notes_of { return "$tempdir/client_$_[0]_$round" }
 
-my ($client, $options, $wire, $notes, $progress, $unit, $units, $events);
+my ($client, $wire_options, $wire, $notes, $progress, $unit, $units, $events);
 
 sub note_down
 {
-	my $line = join("\t", @_) . "\n";
+	my $line = join "\t", @_;
 
+	$line =~ s/\n/ /g;
+	$line .= "\n";
 	syswrite($notes, $line) == length $line
 	  or die "could not write notes: $!";
 	return;
@@ -193,7 +195,7 @@ sub ask_and_leave
 	$wire->message('Q', "$sql\0")
 	  && (!defined $copy || $wire->message('d', $copy) && $wire->message('c', ''))
 	  or POSIX::_exit(0);
-	$wire = eval { GigWire->connect($node, $options) };
+	$wire = eval { GigWire->connect($node, $wire_options) };
 	POSIX::_exit(0) if !$wire;
 	return;
 }
@@ -247,8 +249,9 @@ sub insert
 	  . join(', ', map { sprintf "('%s', %d, %s, %s)", $unit, $place++, literals($_) } @items);
 }
 
-# A statement for each door: its items, its SQL, and how many columns of
-# outcomes it returns.  The place is that of its first item among the unit's.
+# A statement for each door: its items, its SQL, and the rows of a COPY.  A new
+# item may be wanted among them; the place is that of the first item in the
+# unit.
 my %doors = (
 	ingest => sub {
 		my ($must_be_new) = @_;
@@ -443,11 +446,13 @@ sub drain
 	my $answer = query(
 		$call,
 		on_notice => sub {
-			my ($n) = $_[0] =~ /^rows drained from "$table": (\d+),/ or return;
+			my ($n, $rejected) =
+			  $_[0] =~ /^rows drained from "$table": (\d+), rejected: (\d+)$/
+			  or return;
 
-			note_down('N', $unit, $n);
-			acknowledged($n - $drained);
-			$drained = $n;
+			note_down('N', $unit, $n, $rejected);
+			acknowledged($n - $rejected - $drained);
+			$drained = $n - $rejected;
 		});
 	if (defined $answer->{sqlstate})
 	{
@@ -509,6 +514,7 @@ sub maintain_until_the_server_dies
 			"VACUUM (FREEZE, ANALYZE) $table",
 			"ANALYZE $table",
 			"REINDEX TABLE $table",
+			"SELECT brin_summarize_new_values('gigs.gig_event_log_received_at_idx')",
 			'VACUUM inbox',
 			'VACUUM backlog',
 			'SELECT * FROM gigs.rebuild_gig_sync()',
@@ -668,18 +674,24 @@ sub kill_all
 	return;
 }
 
+# Returns when the postmaster has noticed it, and is ending all sessions.
 sub kill_one
 {
 	my $kind = chance(0.75) ? "= 'client backend'" : "<> 'client backend'";
 	my @pids = map { $_->[0] } $admin->rows(
 		"SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type $kind");
 
-	# an autovacuum worker may have gone by now
+	# some may have ended by themselves meanwhile
 	for my $pid (shuffled(@pids))
 	{
-		return if kill 'KILL', $pid;
+		next if !kill 'KILL', $pid;
+		for (1 .. 1000)
+		{
+			return if !$admin->query('SELECT 1');
+			select undef, undef, undef, 0.002;
+		}
 	}
-	die 'there is nothing to kill';
+	die 'the postmaster does not mind';
 }
 
 my %ways_to_die = (
@@ -702,7 +714,7 @@ my %children;
 
 sub start_child
 {
-	my ($who, $writer, $its_options, $work) = @_;
+	my ($who, $writer, $options, $work) = @_;
 	my $pid = fork;
 
 	die "could not fork: $!" if !defined $pid;
@@ -719,7 +731,7 @@ sub start_child
 		$client = $who;
 		$progress = $writer;
 		$events = 0;
-		$options = $its_options;
+		$wire_options = $options;
 		open $notes, '>>', notes_of($who) or die "could not write notes: $!";
 		$wire = GigWire->connect($node, $options);
 		$work->();
@@ -784,13 +796,14 @@ END
 # What must be there
 # ---------------------------------------------------------------------------
 
-# Of each event in the log: event_id, deliveries, gigs, kind; how often it has been
-# told to be the first delivery, and whether an answer that may have told it
-# was lost.
+# Of each event in the log: event_id, deliveries and gigs; how often a delivery
+# has been told to be its first, and whether an answer that may have told so was
+# lost.
 my %truth;
 my $max_event_id = 0;
 
-# The rows of inbox and backlogs, by table, unit and place: outcome or ''.
+# The rows of inbox and backlogs, by unit and place: the event's id, the item's
+# mark, the table, and the outcome or ''.
 my %rows;
 
 # Of each gig that has been named: the events that did, by event_id; the last
@@ -801,10 +814,58 @@ my %named;
 my %sum = map { $_ => 0 } qw(acknowledged duplicates prepared),
   map { ($_, "$_ unwatched") } qw(committed lost unknown);
 
-# The units of the round, as the clients have noted them.
+# Takes up a line of a client's notes.
+sub take_note
+{
+	my ($units, $unit_named, $what, $name, @more) = @_;
+	my $unit = $unit_named->{$name};
+
+	if ($what eq 'C' || $what eq 'U' || $what eq 'D')
+	{
+		my $place = 0;
+
+		$unit = $unit_named->{$name} = { name => $name, items => [] };
+		push @$units, $unit;
+		if ($what eq 'D')
+		{
+			$unit->{table} = $more[0];
+			return;
+		}
+		$unit->{fate} = $what eq 'C' ? 'in flight' : 'undone';
+		for (@more)
+		{
+			my ($door, $mark, $id) = /^(.)(.)(.*)$/;
+
+			push @{ $unit->{items} },
+			  { door => $door, mark => $mark, id => $id, place => $place++ };
+			push @{ $sent{ (split /\./, $id)[0] } }, $id if $mark eq '+';
+		}
+	}
+	elsif ($what eq 'N')
+	{
+		@$unit{qw(drained rejected)} = @more;
+	}
+	elsif ($what eq 'P' || $what eq 'H')
+	{
+		$unit->{$what} = 1;
+	}
+	elsif ($what eq 'A')
+	{
+		$unit->{fate} = 'acknowledged';
+		$unit->{items}[$_]{told} = $more[$_] for 0 .. $#more;
+	}
+	elsif ($what eq 'R')
+	{
+		$unit->{fate} = 'undone';
+	}
+	return;
+}
+
+# The units of the round, as the clients have noted them; how many rows have
+# been drained; and what errors the clients have seen that are not to be.
 sub read_notes
 {
-	my (@units, %drained, @wrong);
+	my (@units, %drained, @errors);
 
 	for my $who (grep { -e notes_of($_) } @clients, 'z')
 	{
@@ -814,66 +875,19 @@ sub read_notes
 		while (my $line = <$file>)
 		{
 			chomp $line;
-			my ($what, $unit_name, @more) = split /\t/, $line, -1;
-			my $unit = $unit_named{ defined $unit_name ? $unit_name : '' };
-
-			if ($what eq 'C' || $what eq 'U')
-			{
-				my $place = 0;
-
-				$unit_named{$unit_name} = {
-					name => $unit_name,
-					fate => $what eq 'C' ? 'in flight' : 'undone',
-					items => [
-						map {
-							my ($door, $mark, $id) = /^(.)(.)(.*)$/;
-							{ door => $door, mark => $mark, id => $id, place => $place++ }
-						} @more
-					]
-				};
-				push @units, $unit_named{$unit_name};
-			}
-			elsif ($what eq 'D')
-			{
-				$unit_named{$unit_name} = { name => $unit_name, table => $more[0], items => [] };
-				push @units, $unit_named{$unit_name};
-			}
-			elsif ($what eq 'N')
-			{
-				$unit->{drained} = $more[0];
-			}
-			elsif ($what eq 'P' || $what eq 'H')
-			{
-				$unit->{$what} = 1;
-			}
-			elsif ($what eq 'A')
-			{
-				$unit->{fate} = 'acknowledged';
-				$unit->{items}[$_]{told} = $more[$_] for 0 .. $#more;
-			}
-			elsif ($what eq 'R')
-			{
-				$unit->{fate} = 'undone';
-				push @wrong, "$unit_name: $more[0]"
-				  if $more[0] !~ /^(40P01|40001|as told\z)/;
-			}
-			else
-			{
-				push @wrong, "$who: $line";
-			}
+			push @errors, "$who: $line"
+			  if $line =~ /^X/ || $line =~ /^R/ && $line !~ /^R\t\S+\t(40P01|40001|as told)\b/;
+			take_note(\@units, \%unit_named, split /\t/, $line, -1);
 		}
 		close $file;
 		unlink notes_of($who);
 	}
-	for my $unit (@units)
+	for my $unit (grep { $_->{drained} } @units)
 	{
-		my ($who) = split /\./, $unit->{name};
-
-		push @{ $sent{$who} },
-		  map { $_->{id} } grep { $_->{mark} eq '+' } @{ $unit->{items} };
+		$drained{ $unit->{table} } += $unit->{drained};
+		$sum{acknowledged} += $unit->{drained} - $unit->{rejected};
 	}
-	$drained{ $_->{table} } += $_->{drained} || 0 for grep { $_->{table} } @units;
-	return (\@units, \%drained, \@wrong);
+	return (\@units, \%drained, \@errors);
 }
 
 sub read_rows
@@ -886,11 +900,12 @@ sub read_rows
 		{
 			my ($unit, $place, $outcome, $id) = @$row;
 
-			push @{ $found{"$unit $place"} },
+			wrong('half', "row $unit $place is there twice") if $found{"$unit $place"};
+			$found{"$unit $place"} =
 			  { table => $table, outcome => defined $outcome ? $outcome : '', id => $id };
 		}
 	}
-	return %found;
+	return \%found;
 }
 
 # Commits or rolls back what was prepared and could not be committed.  What was
@@ -917,215 +932,265 @@ sub finish_prepared
 	return map { "nobody has prepared $_" } sort keys %prepared;
 }
 
-# Looks at everything, given the clients' notes.  Returns what is wrong, by
-# theme.
+# What there is to be seen after a recovery: rows by unit and place, the log by
+# the events' ids, the log in its order; how often each id has been delivered in
+# the round, at least and at most; and what is wrong with that, by theme.
+my %seen;
+
+sub wrong { my ($theme, $what) = @_; push @{ $seen{wrong}{$theme} }, $what; return }
+
+# Looks at everything, given the clients' notes.  Returns what is wrong.
 sub look
 {
 	my ($units, $drained) = @_;
-	my %wrong = map { $_ => [] } qw(lost half told ids changes);
-	my (%least, %most, %touched);
-	push @{ $wrong{half} }, finish_prepared($units);
-	my %found = read_rows();
-	my @log = $admin->rows(
-		q{
-		SELECT l.event_id, convert_from(l.body, 'UTF8')::json->>'id', md5(l.body), l.account_id,
-			l.event, l.name, d.deliveries
+
+	%seen = (least => {}, most => {}, wrong => { map { $_ => [] } qw(lost half told ids changes) });
+	wrong('half', $_) for finish_prepared($units);
+	$seen{rows} = read_rows();
+	$seen{log} = [
+		$admin->rows(
+			q{
+		SELECT l.event_id, convert_from(l.body, 'UTF8')::json->>'id' AS id, md5(l.body),
+			l.account_id, l.event, l.name, d.deliveries
 		FROM gigs.gig_event_log AS l
 		LEFT JOIN gigs.gig_delivery AS d
 			ON d.account_id = l.account_id AND d.event_id = l.event_id
 				AND d.body_digest = substring(sha256(l.body) FROM 1 FOR 16)
-		ORDER BY l.event_id});
-	my %logged = map { $_->[1] => $_ } @log;
-	my %event_id_of = map { $_->[1] => $_->[0] } @log;
+		ORDER BY l.event_id})
+	];
+	$seen{event_id} = { map { $_->[1] => $_->[0] } @{ $seen{log} } };
+	wrong('half', 'an event is twice in the log')
+	  if keys %{ $seen{event_id} } != @{ $seen{log} };
 
-	push @{ $wrong{half} }, 'an event is twice in the log' if keys %logged != @log;
+	look_at_unit($_) for grep { !$_->{table} } @$units;
+	look_at_rows($drained);
+	look_at_log();
+	look_at_changes($seen{wrong}{changes});
+	return $seen{wrong};
+}
 
-	# what has been delivered, once or more often
-	my $count = sub {
-		my ($id, $least, $most, $untold) = @_;
+# A delivery, if it has been one, and whether its outcome has been told.
+sub count_delivery
+{
+	my ($id, $certain, $is_told) = @_;
 
-		$least{$id} += $least;
-		$most{$id} += $most;
-		$touched{$id} = 'certainly' if $least;
-		$touched{$id} ||= 'perhaps';
-		$truth{$id}{untold} = 1 if $untold;
-	};
+	$seen{most}{$id}++;
+	$seen{least}{$id}++ if $certain;
+	$truth{$id}{untold} = 1 if !$is_told;
+	return;
+}
 
-	# Whether a unit in flight has been committed: all of it says the same.
-	my $was_committed = sub {
-		my ($unit) = @_;
-		my %votes;
+# Tells what has become of a unit in flight.  Whatever of it can tell has to say
+# the same.
+sub fate_of
+{
+	my ($unit) = @_;
+	my @there;
 
-		for my $item (@{ $unit->{items} })
-		{
-			$votes{ $found{"$unit->{name} $item->{place}"} ? 1 : 0 }++ if $item->{door} ne 'd';
-			$votes{ $logged{ $item->{id} } ? 1 : 0 }++ if $item->{mark} eq '+' && $item->{door} ne 'b';
-		}
-		push @{ $wrong{half} }, "unit $unit->{name} is half there" if keys %votes > 1;
-		return $votes{1} ? 1 : keys %votes ? 0 : undef;
-	};
-
-	for my $unit (grep { !$_->{table} } @$units)
+	for my $item (@{ $unit->{items} })
 	{
-		my $fate = $unit->{fate};
-
-		if ($fate eq 'in flight')
-		{
-			my $committed = $was_committed->($unit);
-
-			$fate = !defined $committed ? 'unknown' : $committed ? 'committed' : 'lost';
-			$sum{ $unit->{H} ? "$fate unwatched" : $fate }++;
-		}
-
-		for my $item (@{ $unit->{items} })
-		{
-			my ($door, $mark, $id, $told) = @$item{qw(door mark id told)};
-			my $row = $found{"$unit->{name} $item->{place}"};
-
-			if ($fate eq 'lost' || $fate eq 'undone')
-			{
-				push @{ $wrong{half} }, "$fate unit $unit->{name} has left a row" if $row;
-				next;
-			}
-			if ($door ne 'd')
-			{
-				push @{ $wrong{lost} }, "a row of unit $unit->{name} is missing" if !$row;
-				$rows{"$unit->{name} $item->{place}"} =
-				  { id => $id, mark => $mark, table => $door eq 'x' ? 'inbox' : $row ? $row->[0]{table} : '' };
-			}
-			$sum{acknowledged}++ if $fate eq 'acknowledged' && $door ne 'b' && $mark ne '!';
-			if ($mark eq '!')
-			{
-				push @{ $wrong{told} }, "forgery $id was $told"
-				  if defined $told && $told !~ /^(rejected|-)$/;
-			}
-			elsif ($door eq 'd')
-			{
-				$count->($id, $fate eq 'unknown' ? 0 : 1, 1, !defined $told);
-				next if !defined $told;
-				my ($outcome, $event_id) = split / /, $told;
-
-				$truth{$id}{first}++ if $outcome =~ /^(applied|stale)$/;
-				push @{ $wrong{told} }, "$id was $outcome"
-				  if $outcome !~ /^(applied|stale|duplicate)$/;
-				push @{ $wrong{ids} }, "$id was told to be event $event_id, which it isn't"
-				  if defined $event_id && $event_id != ($event_id_of{$id} || 0);
-			}
-			elsif ($door eq 'x' && $row && defined $told && $told ne '-')
-			{
-				push @{ $wrong{told} }, "row of $id is $row->[0]{outcome}, was told to be $told"
-				  if $row->[0]{outcome} ne $told;
-			}
-		}
+		push @there, $seen{rows}{"$unit->{name} $item->{place}"} if $item->{door} ne 'd';
+		push @there, $seen{event_id}{ $item->{id} }
+		  if $item->{door} ne 'b' && $item->{mark} eq '+';
 	}
+	my $n = grep { defined } @there;
 
-	# rows, and what has come of them
-	my %drained_now;
-	for my $key (sort keys %found)
+	wrong('half', "of unit $unit->{name} $n of " . @there . ' are there')
+	  if $n > 0 && $n < @there;
+	return !@there ? 'unknown' : $n ? 'committed' : 'lost';
+}
+
+sub look_at_unit
+{
+	my ($unit) = @_;
+	my $fate = $unit->{fate};
+
+	if ($fate eq 'in flight')
 	{
-		my ($row, @more) = @{ $found{$key} };
-		my $known = $rows{$key};
-		my $outcome = $row->{outcome};
+		$fate = fate_of($unit);
+		$sum{ $unit->{H} ? "$fate unwatched" : $fate }++;
+	}
+	for my $item (@{ $unit->{items} })
+	{
+		my $key = "$unit->{name} $item->{place}";
+		my $row = $seen{rows}{$key};
 
-		push @{ $wrong{half} }, "row $key is there twice" if @more;
-		if (!$known || $known->{id} ne $row->{id} || $known->{table} ne $row->{table})
+		if ($fate eq 'lost' || $fate eq 'undone')
 		{
-			push @{ $wrong{half} }, "row $key is not what was sent";
+			wrong('half', "row $key is there, the unit is $fate") if $row;
 			next;
 		}
-		my $before = defined $known->{outcome} ? $known->{outcome} : '';
-		next if $outcome eq $before && ($outcome ne '' || $row->{table} ne 'inbox');
-
-		$known->{outcome} = $outcome;
-		$drained_now{ $row->{table} }++;
-		push @{ $wrong{half} }, "row $key was $before, is $outcome" if $before ne '';
-		push @{ $wrong{told} }, "row $key is \"$outcome\""
-		  if $outcome !~ ($known->{mark} eq '!' ? qr/^rejected$/ : qr/^(applied|stale|duplicate)$/);
-		next if $known->{mark} eq '!';
-		$count->($row->{id}, 1, 1, 0);
-		$truth{ $row->{id} }{first}++ if $outcome =~ /^(applied|stale)$/;
+		$sum{acknowledged}++
+		  if $fate eq 'acknowledged' && $item->{door} ne 'b' && $item->{mark} ne '!';
+		if ($item->{door} eq 'd')
+		{
+			look_at_answer($item, $fate ne 'unknown');
+			next;
+		}
+		if (!$row)
+		{
+			wrong('lost', "row $key is missing");
+			next;
+		}
+		wrong('told', "row $key is $row->{outcome}, was told to be $item->{told}")
+		  if defined $item->{told} && $item->{told} ne '-' && $item->{told} ne $row->{outcome};
+		$rows{$key} = { %$row, outcome => '', id => $item->{id}, mark => $item->{mark} };
+		wrong('half', "row $key is in table $row->{table}")
+		  if ($row->{table} eq 'inbox') != ($item->{door} eq 'x');
 	}
-	for my $key (sort keys %rows)
+	return;
+}
+
+# Looks at what a function has answered.
+sub look_at_answer
+{
+	my ($item, $certain) = @_;
+	my ($id, $told) = @$item{qw(id told)};
+	my $is_good = $item->{mark} ne '!';
+
+	count_delivery($id, $certain, defined $told) if $is_good;
+	return if !defined $told;
+	my ($outcome, $event_id) = split / /, $told;
+
+	look_at_outcome($id, $is_good, $outcome);
+	wrong('ids', "$id was told to be event $event_id, is "
+		  . (defined $seen{event_id}{$id} ? $seen{event_id}{$id} : 'none'))
+	  if defined $event_id && $event_id ne ($seen{event_id}{$id} || '');
+	return;
+}
+
+sub look_at_outcome
+{
+	my ($id, $is_good, $outcome) = @_;
+
+	wrong('told', "$id was \"$outcome\"")
+	  if $outcome !~ ($is_good ? qr/^(applied|stale|duplicate)$/ : qr/^rejected$/);
+	$truth{$id}{first}++ if $outcome =~ /^(applied|stale)$/;
+	return;
+}
+
+# Looks at the rows of inbox and backlogs, and at what has come of them since
+# last time.
+sub look_at_rows
+{
+	my ($drained) = @_;
+	my %now = map { $_ => 0 } @backlogs, 'inbox';
+
+	for my $key (sort keys %{ $seen{rows} })
 	{
-		push @{ $wrong{lost} }, "row $key is missing" if !$found{$key};
+		my $row = $seen{rows}{$key};
+		my $known = $rows{$key};
+
+		if (!$known || $known->{id} ne $row->{id} || $known->{table} ne $row->{table})
+		{
+			wrong('half', "row $key is not what was sent");
+			next;
+		}
+		next if $row->{outcome} eq $known->{outcome} && $row->{outcome} ne '';
+		# a row in a backlog waits
+		next if $row->{outcome} eq '' && $row->{table} ne 'inbox';
+
+		wrong('half', "row $key was $known->{outcome}, is $row->{outcome}")
+		  if $known->{outcome} ne '';
+		$known->{outcome} = $row->{outcome};
+		$now{ $row->{table} }++;
+		count_delivery($row->{id}, 1, 1) if $known->{mark} ne '!';
+		look_at_outcome($row->{id}, $known->{mark} ne '!', $row->{outcome});
+	}
+	for my $key (grep { !$seen{rows}{$_} } sort keys %rows)
+	{
+		wrong('lost', "row $key has gone");
 	}
 	for my $table (sort keys %$drained)
 	{
-		my $now = $drained_now{$table} || 0;
-
-		$sum{acknowledged} += $drained->{$table};
-		push @{ $wrong{lost} }, "$drained->{$table} rows were drained from $table, now $now are"
-		  if $now < $drained->{$table};
+		wrong('lost', "$drained->{$table} rows were drained from $table, now $now{$table} are")
+		  if $now{$table} < $drained->{$table};
 	}
+	return;
+}
 
-	# the log, and how often its events have been delivered
-	for my $id (sort keys %least)
-	{
-		push @{ $wrong{lost} }, "acknowledged event $id is missing" if $least{$id} && !$logged{$id};
-	}
+# Looks at the log, and at how often its events have been delivered.
+sub look_at_log
+{
 	my $newest = $max_event_id;
-	for my $event (@log)
+
+	for my $id (grep { !$seen{event_id}{$_} } sort keys %{ $seen{least} })
 	{
-		my ($event_id, $id, $md5, $account, $kind, $webhook, $deliveries) = @$event;
+		wrong('lost', "acknowledged event $id is missing");
+	}
+	for my $id (grep { !$seen{event_id}{$_} && $truth{$_}{event_id} } sort keys %truth)
+	{
+		wrong('lost', "event $id has gone");
+	}
+	for my $event (@{ $seen{log} })
+	{
+		my ($event_id, $id) = @$event;
 		my $known = $truth{$id} ||= {};
-		my $before = $known->{deliveries} || 0;
-		my $least = $before + ($least{$id} || 0);
-		my $most = $before + ($most{$id} || 0);
 
-		if (!defined $deliveries)
+		look_at_deliveries($event);
+		if (!$known->{event_id})
 		{
-			push @{ $wrong{half} }, "event $id has no delivery";
-		}
-		elsif ($deliveries < $least)
-		{
-			push @{ $wrong{lost} }, "$id was delivered $least times, counted $deliveries";
-		}
-		elsif ($deliveries > $most)
-		{
-			push @{ $wrong{half} }, "$id was delivered at most $most times, counted $deliveries";
-		}
-		$sum{duplicates} += $deliveries - ($before || 1) if defined $deliveries;
-		$known->{deliveries} = $deliveries;
-
-		if (!defined $known->{event_id})
-		{
-			my $expected = event_of($id);
-
-			push @{ $wrong{ids} }, "event_id $event_id is from before"
-			  if $event_id <= $max_event_id;
-			push @{ $wrong{half} }, "event $id is not what was sent"
-			  if "$account $kind $webhook $md5" ne
-			  "$expected->{account} $expected->{kind} $name " . md5_hex($expected->{body});
-			$known->{event_id} = $event_id;
-			$known->{kind} = $kind;
-			$known->{gigs} = [ map { "$account $_" } @{ $expected->{gigs} } ];
-			for my $gig (@{ $known->{gigs} })
-			{
-				$named{$gig}{by}{$event_id} = $kind;
-				$named{$gig}{last} = $event_id;
-			}
+			wrong('ids', "event_id $event_id is from before") if $event_id <= $max_event_id;
+			take_event($event);
 			$newest = $event_id;
 		}
-		push @{ $wrong{ids} }, "$id was event $known->{event_id}, is $event_id"
+		wrong('ids', "$id was event $known->{event_id}, is $event_id")
 		  if $known->{event_id} != $event_id;
-		next if !$touched{$id};
+		next if !$seen{most}{$id};
 
 		my $first = $known->{first} || 0;
-		push @{ $wrong{told} }, "$id was told $first times to be new"
+		wrong('told', "$id was told $first times to be new")
 		  if $first > 1 || $first == 0 && !$known->{untold};
-		for my $gig (@{ $known->{gigs} })
+		for my $gig (map { $named{$_} } @{ $known->{gigs} })
 		{
-			$named{$gig}{again} = $touched{$id}
-			  if !$named{$gig}{again} || $named{$gig}{again} ne 'certainly';
+			$gig->{again} = 'certainly' if $seen{least}{$id};
+			$gig->{again} ||= 'perhaps';
 		}
 	}
-	for my $id (sort grep { !$logged{$_} && defined $truth{$_}{event_id} } keys %truth)
-	{
-		push @{ $wrong{lost} }, "event $id has gone";
-	}
 	$max_event_id = $newest;
-	look_at_changes($wrong{changes});
-	return %wrong;
+	return;
+}
+
+sub look_at_deliveries
+{
+	my ($event) = @_;
+	my ($id, $deliveries) = @$event[ 1, 6 ];
+	my $before = $truth{$id}{deliveries} || 0;
+	my $least = $before + ($seen{least}{$id} || 0);
+	my $most = $before + ($seen{most}{$id} || 0);
+
+	if (!defined $deliveries)
+	{
+		wrong('half', "event $id has no delivery");
+		return;
+	}
+	wrong('lost', "$id was delivered $least times, counted $deliveries")
+	  if $deliveries < $least;
+	wrong('half', "$id was delivered at most $most times, counted $deliveries")
+	  if $deliveries > $most;
+	$sum{duplicates} += $deliveries - ($before || 1);
+	$truth{$id}{deliveries} = $deliveries;
+	return;
+}
+
+# Takes note of an event that is seen in the log for the first time.
+sub take_event
+{
+	my ($event) = @_;
+	my ($event_id, $id, $md5, $account, $kind, $webhook) = @$event;
+	my $expected = event_of($id);
+
+	wrong('half', "event $id is not what was sent")
+	  if "$account $kind $webhook $md5" ne
+	  "$expected->{account} $expected->{kind} $name " . md5_hex($expected->{body});
+	$truth{$id}{event_id} = $event_id;
+	$truth{$id}{gigs} = [ map { "$account $_" } @{ $expected->{gigs} } ];
+	for my $gig (@{ $truth{$id}{gigs} })
+	{
+		$named{$gig}{by}{$event_id} = $kind;
+		$named{$gig}{last} = $event_id;
+	}
+	return;
 }
 
 # A gig is pending if an event has named it, or has come again, since it was
@@ -1297,7 +1362,7 @@ sub look_at_storage
 			push @wrong, "$index_name: $answer->{message}" if defined $answer->{sqlstate};
 		}
 	}
-	push @wrong, 'there are too few indexes' if @indexes < 5 + 1 + @backlogs;
+	push @wrong, 'there are too few indexes' if @indexes < 7 + 1 + 2 * @backlogs;
 	push @wrong,
 	  map { join ' ', grep { defined } @$_ }
 	  $admin->rows("$our_tables SELECT t.oid::regclass, h.*
@@ -1313,13 +1378,12 @@ sub look_at_brin
 
 	for (1 .. 3)
 	{
-		my ($from, $to) = sort { $a <=> $b } rand, rand;
-		my $query = "
-			SELECT count(*) FROM gigs.gig_event_log, (
-				SELECT min(received_at) AS start, max(received_at) - min(received_at) AS length
-				FROM gigs.gig_event_log
-			) AS whole
-			WHERE received_at BETWEEN start + length * $from AND start + length * $to";
+		my ($start, $end) = map {
+			$admin->value(
+				"SELECT min(received_at) + (max(received_at) - min(received_at)) * $_ FROM gigs.gig_event_log")
+		} sort { $a <=> $b } rand, rand;
+		my $query =
+		  "SELECT count(*) FROM gigs.gig_event_log WHERE received_at BETWEEN '$start' AND '$end'";
 		my @counts = map {
 			$admin->rows("SET enable_$_ = off");
 			my $count = $admin->value($query);
@@ -1347,15 +1411,15 @@ sub everything_is_well
 {
 	my ($title) = @_;
 	my ($units, $drained, $client_errors) = read_notes();
-	my %wrong = look($units, $drained);
+	my $wrong = look($units, $drained);
 	my $good = 1;
 
 	$good &= all_well("$title: clients saw no error but such as call for another try", @$client_errors);
-	$good &= all_well("$title: what was acknowledged is there", @{ $wrong{lost} });
-	$good &= all_well("$title: what is there is there as a whole, and once", @{ $wrong{half} });
-	$good &= all_well("$title: outcomes told were true", @{ $wrong{told} });
-	$good &= all_well("$title: no event_id was given out twice", @{ $wrong{ids} });
-	$good &= all_well("$title: named gigs are pending", @{ $wrong{changes} });
+	$good &= all_well("$title: what was acknowledged is there", @{ $wrong->{lost} });
+	$good &= all_well("$title: what is there is there as a whole, and once", @{ $wrong->{half} });
+	$good &= all_well("$title: outcomes told were true", @{ $wrong->{told} });
+	$good &= all_well("$title: no event_id was given out twice", @{ $wrong->{ids} });
+	$good &= all_well("$title: named gigs are pending", @{ $wrong->{changes} });
 	$good &= all_well("$title: nothing is there without its event",
 		map { "a row of $_->[0]" } $admin->rows(
 			q{
@@ -1409,11 +1473,11 @@ while ($round < $kills)
 	# The startup process compares every page that it replays with what it was.
 	my $compare = chance(0.3);
 	my $title = ++$round . ", $way, direct_writes=$direct";
-	my $its_options = "-c gigs_webhooks.direct_writes=$direct -c application_name=client"
+	my $options = "-c gigs_webhooks.direct_writes=$direct -c application_name=client"
 	  . ($compare ? ' -c wal_consistency_checking=all' : '');
 
 	consume();
-	my @failed = work_and_die(between(50, 1500), $way, $its_options);
+	my @failed = work_and_die(between(50, 1500), $way, $options);
 	my $good = is("@failed", '', "$title: clients end with their server");
 
 	$good &= everything_is_well($title);
