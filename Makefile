@@ -12,9 +12,10 @@
 #   make torture          the long form of those tests that break things: kill
 #                         the server again and again, and so on
 #   make bench            measure it against its alternatives, likewise
+#   make fuzz             throw inputs at its parser, likewise
 #   make lint             read it as cppcheck, clang-tidy and gcc -fanalyzer do
 #   make demo             show the extension at work, in a scratch directory
-#   make format           lay out src/ with clang-format
+#   make format           lay out the C sources with clang-format
 
 EXTENSION = gigs_webhooks
 MODULE_big = gigs_webhooks
@@ -28,7 +29,7 @@ PG_CONFIG ?= pg_config
 # PGXS is read only when none of these is asked for; what is asked for together
 # with them is handed to a make of its own.
 script_goals = bench check check-asan check-cassert check-valgrind check-versions \
-	coverage demo format lint torture
+	coverage demo format fuzz lint torture
 other_goals := $(filter-out $(script_goals),$(MAKECMDGOALS))
 
 ifneq ($(filter $(script_goals),$(MAKECMDGOALS)),)
@@ -85,7 +86,11 @@ lint:
 	@scripts/lint
 
 format:
-	clang-format -i $(wildcard src/*.[ch])
+	clang-format -i $(wildcard src/*.[ch] test/fuzz/*.[ch])
+
+fuzz:
+	@scripts/setup fuzz
+	@test/fuzz/run
 
 torture:
 	@scripts/setup
