@@ -16,6 +16,12 @@
 #define MAX_QUOTED_BYTES 80
 
 /*
+ * The second byte of U+0080 to U+009F, which are control characters as well;
+ * there are terminals that obey U+009B as they do an escape sequence.
+ */
+#define IS_C1(c) ((unsigned char) (c) >= 0x80 && (unsigned char) (c) <= 0x9f)
+
+/*
  * Fills an error with a message in the caller's memory context, unless nobody
  * wants to know.
  */
@@ -80,7 +86,12 @@ QuotableInput(const char *s, size_t len)
 	{
 		unsigned char c = (unsigned char) s[i];
 
-		if (c < ' ' || c == 0x7f || (c > 0x7f && encoding != PG_UTF8))
+		if (c == 0xc2 && i + 1 < shown && IS_C1(s[i + 1]))
+		{
+			c = '?';
+			i++;
+		}
+		else if (c < ' ' || c == 0x7f || (c > 0x7f && encoding != PG_UTF8))
 			c = '?';
 		appendStringInfoCharMacro(&quotable, c);
 	}

@@ -312,7 +312,8 @@ IsQuotable(const char *s, size_t len)
 	{
 		unsigned char c = (unsigned char) s[i];
 
-		if (c < ' ' || c == 0x7f || (c > 0x7f && !utf8))
+		if (c < ' ' || c == 0x7f || (c > 0x7f && !utf8) ||
+			(c == 0xc2 && i + 1 < len && (unsigned char) s[i + 1] < 0xa0))
 			return false;
 	}
 	return !utf8 || pg_verify_mbstr(PG_UTF8, s, (int) len, true);
