@@ -44,6 +44,7 @@ const char *const gig_outcome_names[GIG_OUTCOMES] = {
 
 static GigSchema cached_schema;
 static bool cached_schema_valid = false;
+static bool forgotten_meanwhile = false; /* while it was being looked up */
 static MemoryContext schema_context = NULL;
 
 static Oid FunctionNamespace(Oid function);
@@ -109,6 +110,7 @@ LoadSchema(Oid namespace_id)
 			AllocSetContextCreate(TopMemoryContext, "gigs_webhooks schema",
 								  ALLOCSET_SMALL_SIZES);
 
+	forgotten_meanwhile = false;
 	memset(&schema, 0, sizeof(schema));
 	schema.namespace_id = namespace_id;
 	for (int i = 0; i < GIG_TABLES; i++)
@@ -151,7 +153,7 @@ LoadSchema(Oid namespace_id)
 	else
 		pfree(name);
 	cached_schema = schema;
-	cached_schema_valid = true;
+	cached_schema_valid = !forgotten_meanwhile;
 }
 
 /*
@@ -267,11 +269,14 @@ ForgetSchema(Datum arg pg_attribute_unused(), int cacheid pg_attribute_unused(),
 			 uint32 hashvalue pg_attribute_unused())
 {
 	cached_schema_valid = false;
+	forgotten_meanwhile = true;
 }
 
 static void
 ForgetSchemaOfTable(Datum arg pg_attribute_unused(), Oid table)
 {
+	/* which tables are going to be ours is not known yet */
+	forgotten_meanwhile = true;
 	for (int i = 0; i < GIG_TABLES; i++)
 	{
 		if (table == cached_schema.tables[i])
