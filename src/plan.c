@@ -35,6 +35,7 @@ uint64
 RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
 		Arguments *arguments, Snapshot snapshot, int expected)
 {
+	SPIPlanPtr plan;
 	int result;
 
 	if (saved->plan == NULL || saved->generation != schema->generation)
@@ -42,11 +43,13 @@ RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
 	else if (!SPI_plan_is_valid(saved->plan))
 		MakeGenericPlan(saved->plan);
 
+	plan = saved->plan;
 	saved->running++;
-	result =
-		SPI_execute_snapshot(saved->plan, arguments->values, arguments->nulls,
-							 snapshot, InvalidSnapshot, false, true, 0);
-	saved->running--;
+	result = SPI_execute_snapshot(plan, arguments->values, arguments->nulls,
+								  snapshot, InvalidSnapshot, false, true, 0);
+	/* a trigger may have had it replaced, by one that isn't running */
+	if (saved->plan == plan)
+		saved->running--;
 	if (result == SPI_OK_REWRITTEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
