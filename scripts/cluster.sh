@@ -6,12 +6,13 @@
 #   scratch_new             make the scratch directory, $SCRATCH, and see to it
 #                           that it and all that runs in it goes when the
 #                           script ends, however it ends
+#   server_under PROGRAM    have what is built next built for it, and all
+#                           servers run under it: asan or valgrind.  What these
+#                           report goes to $REPORTS.  With coverage, the module
+#                           itself counts its lines.
 #   tree_copy               copy the source tree to $SCRATCH/src, $TREE
 #   private_install         build $TREE, and install it into a private copy of
 #                           PostgreSQL; puts that first in PATH
-#   server_under PROGRAM    after that, have all servers run under it: asan or
-#                           valgrind.  What they report goes to $REPORTS.
-#                           With coverage, the module counts for itself.
 #   cluster_start [LINE...] start a server; the lines go to postgresql.conf.
 #                           Sets PGHOST, PGPORT and PGUSER.
 #   cluster_stop            stop it (the end of the script does as well)
@@ -32,6 +33,8 @@ RUN_USER=
 PRIVATE_BIN=
 PGXS_DIR=
 REPORTS=
+under_flags=
+under_command=
 stage_pid=
 
 # Read by scripts that source this one.
@@ -278,8 +281,9 @@ private_install() {
 	[[ -z $RUN_USER ]] || chown -R -h "$RUN_USER:" "$root"
 
 	# COPT is how PostgreSQL's makefiles take additional flags.
-	stage as_user make -s -C "$TREE" COPT="${COPT:-}" all
-	stage as_user make -s -C "$TREE" COPT="${COPT:-}" DESTDIR="$root" install
+	stage as_user make -s -C "$TREE" COPT="${COPT:-} $under_flags" all
+	stage as_user make -s -C "$TREE" COPT="${COPT:-} $under_flags" DESTDIR="$root" install
+	[[ -z $under_command ]] || watch_servers
 	export PATH=$PRIVATE_BIN:$PATH
 }
 
@@ -287,67 +291,58 @@ private_install() {
 # A server that is watched
 # ---------------------------------------------------------------------------
 
-# The flags to build a module with that is to run under a program.
-#
-# PostgreSQL is compiled such that signed integers wrap around, and so are its
-# extensions; by itself an overflow is a mistake all the same.
-under_flags() {
-	case $1 in
-		asan)
-			echo "-fsanitize=address,undefined -fno-sanitize-recover=all" \
-				"-fno-omit-frame-pointer -fno-wrapv -O1 -g"
-			;;
-		valgrind) echo "-fno-omit-frame-pointer -O1 -g" ;;
-		coverage) echo "--coverage -fprofile-update=atomic -O0" ;;
-	esac
-}
-
-# All servers of all tests are started by pg_ctl, which can be told what to
-# start.  Neither initdb nor the clients run under Valgrind.
-#
-# A server that ended with an exit code of Valgrind's own would take all of its
-# sessions along, and the reports that they were yet to make.  So the report
-# files say whether there was an error, and nothing else does.
+# Sets what is to be built and run differently, in the environment as well.
 server_under() {
-	local command libraries suppressions
-
-	# what is counted is in the module
-	[[ $1 != coverage ]] || return 0
+	local suppressions
 
 	REPORTS=$SCRATCH/reports
 	as_user mkdir "$REPORTS"
 	case $1 in
 		asan)
+			# PostgreSQL is compiled such that signed integers wrap around, and
+			# so are its extensions; in ours an overflow is a mistake.
+			under_flags="-fsanitize=address,undefined -fno-sanitize-recover=all"
+			under_flags+=" -fno-omit-frame-pointer -fno-wrapv -O1 -g"
 			# Sessions end by exit() and leave their memory to the system, so
 			# that nothing can be said of leaks.  PostgreSQL measures the depth
 			# of its stack by addresses, which must be those of one stack.
 			export ASAN_OPTIONS="log_path=$REPORTS/asan:detect_leaks=0"
 			ASAN_OPTIONS+=:detect_stack_use_after_return=0:abort_on_error=1
-			ASAN_OPTIONS+=:detect_odr_violation=1:strict_string_checks=1
 			export UBSAN_OPTIONS="log_path=$REPORTS/ubsan:print_stacktrace=1"
 			UBSAN_OPTIONS+=:abort_on_error=1
 			# For a server that is not instrumented itself.
-			libraries=$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)
-			command="env LD_PRELOAD=$libraries"
+			under_command="env LD_PRELOAD=$(gcc -print-file-name=libasan.so)"
+			under_command+=:$(gcc -print-file-name=libubsan.so)
 			;;
 		valgrind)
-			command="valgrind -q --tool=memcheck --leak-check=no --trace-children=yes"
-			command+=" --num-callers=30 --gen-suppressions=all --error-limit=no"
-			command+=" --log-file=$REPORTS/valgrind.%p"
-			for suppressions in "$("$PG_CONFIG" --bindir)/../valgrind.supp" \
-				"$TREE/test/sanitize/valgrind.supp"; do
-				if [[ -f $suppressions ]]; then
-					command+=" --suppressions=$suppressions"
-				fi
-			done
 			# VALGRIND_OPTS may add to these, --track-origins=yes for one.
-			# Twenty to fifty times slower, so that time is no measure.
-			export PGCTLTIMEOUT=600 PGISOLATIONTIMEOUT=1800
+			#
+			# A server process that ended with an exit code of Valgrind's own
+			# would take all the others along.  So the reports say whether there
+			# was an error, and nothing else does.
+			under_flags="-fno-omit-frame-pointer -O1 -g"
+			under_command="valgrind -q --tool=memcheck --leak-check=no --trace-children=yes"
+			under_command+=" --num-callers=30 --gen-suppressions=all --error-limit=no"
+			under_command+=" --log-file=$REPORTS/valgrind.%p"
+			# What the server's makers know to be harmless.
+			suppressions=$("$PG_CONFIG" --bindir)/../valgrind.supp
+			if [[ -f $suppressions ]]; then
+				under_command+=" --suppressions=$suppressions"
+			fi
+			# Twenty to fifty times slower: time is no measure.
+			export PGCTLTIMEOUT=600 PGISOLATIONTIMEOUT=3600
 			export PG_TEST_TIMEOUT_DEFAULT=3600
+			;;
+		coverage)
+			under_flags="--coverage -fprofile-update=atomic -O0"
 			;;
 		*) fail "cannot run a server under \"$1\"" ;;
 	esac
+}
 
+# All servers of all tests are started by pg_ctl, which can be told what to
+# start.  So neither initdb nor the clients run under Valgrind.
+watch_servers() {
 	mkdir "$PRIVATE_BIN/unwatched"
 	mv "$PRIVATE_BIN/pg_ctl" "$PRIVATE_BIN/unwatched/"
 	cat >"$PRIVATE_BIN/pg_ctl" <<-END
@@ -356,7 +351,7 @@ server_under() {
 	END
 	cat >"$SCRATCH/server" <<-END
 		#!/usr/bin/env bash
-		exec $command "$PRIVATE_BIN/postgres" "\$@"
+		exec $under_command "$PRIVATE_BIN/postgres" "\$@"
 	END
 	chmod 755 "$PRIVATE_BIN/pg_ctl" "$SCRATCH/server"
 }
