@@ -232,14 +232,14 @@ my %state_queries = (
 	'the extension' => q{
 		SELECT extversion, extconfig::regclass[], extcondition, extnamespace::regnamespace
 		FROM pg_extension WHERE extname = 'gigs_webhooks'},
-	# Only newer versions count the row types of tables and views.
+	# Only newer versions count what comes by itself: row types and array types.
 	'its members' => q{
 		SELECT pg_describe_object(classid, objid, 0) FROM pg_depend
 		WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass
 			AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'gigs_webhooks')
 			AND NOT (classid = 'pg_type'::regclass AND EXISTS (
-				SELECT FROM pg_type AS t JOIN pg_class AS c ON c.oid = t.typrelid
-				WHERE t.oid = objid AND c.relkind <> 'c'))},
+				SELECT FROM pg_type AS t LEFT JOIN pg_class AS c ON c.oid = t.typrelid
+				WHERE t.oid = objid AND (t.typelem <> 0 OR c.relkind <> 'c')))},
 	'the triggers' => q{
 		SELECT tgrelid::regclass, tgname, tgenabled, tgfoid::regprocedure
 		FROM pg_trigger WHERE NOT tgisinternal},
