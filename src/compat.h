@@ -3,7 +3,7 @@
  * compat.h
  *	  What differs between PostgreSQL 13 and the newest, under one name each.
  *
- * The rest of the code knows no versions.
+ * The rest of the code knows no versions, nor compilers.
  *
  *-------------------------------------------------------------------------
  */
@@ -188,6 +188,15 @@ PrimaryKeyIndex(Relation table)
 	return RelationGetPrimaryKeyIndex(table);
 #endif
 }
+
+/*
+ * The server's headers have the name that the format of printf() has in gcc
+ * where that is what they were configured with; clang does not know it.
+ */
+#ifdef __clang__
+#undef PG_PRINTF_ATTRIBUTE
+#define PG_PRINTF_ATTRIBUTE printf
+#endif
 
 #if PG_VERSION_NUM < 180000
 #define pg_noreturn __attribute__((noreturn))
