@@ -10,7 +10,8 @@ use warnings;
 
 use Cwd qw(getcwd);
 use Digest::SHA qw(sha256_hex);
-use File::Basename qw(basename dirname);
+use File::Basename qw(basename);
+use File::Find qw(find);
 use FindBin;
 use Test::More;
 
@@ -292,6 +293,23 @@ $old->stop;
 # To the new version
 # ---------------------------------------------------------------------------
 
+# What pg_upgrade and its servers and dumps had to say; up to PostgreSQL 14 it
+# writes that to the directory it runs in.
+sub show_logs
+{
+	find(
+		sub {
+			return if !/^pg_upgrade.*\.log$/ || !-s;
+			open my $file, '<:raw', $_ or die "could not open $File::Find::name: $!";
+			my @lines = <$file>;
+			close $file;
+			splice @lines, 0, -20;
+			print "--- the end of $_ ---\n", @lines;
+		},
+		@_);
+	return;
+}
+
 sub upgrade
 {
 	my ($new, @mode) = @_;
@@ -311,6 +329,7 @@ sub upgrade
 	chdir $directory or die "$directory: $!";
 	my $result = PostgreSQL::Test::Utils::run_log(\@command);
 	chdir $back or die "$back: $!";
+	show_logs($directory, $new->data_dir) if !$result;
 	return $result;
 }
 
