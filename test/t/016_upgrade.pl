@@ -22,8 +22,9 @@ use lib $FindBin::RealBin;
 use GigTest;
 
 my $old_server = $ENV{GIGS_OLD_SERVER};
-my $new_bindir = `pg_config --bindir`;
-chomp $new_bindir;
+# Not what pg_config says: that of PostgreSQL 13 tells where the programs were
+# before they were copied for the tests.
+my ($new_bindir) = grep { -x "$_/postgres" } split /:/, $ENV{PATH};
 my $old_bindir = defined $old_server ? "$old_server/bin" : $new_bindir;
 
 # pg_upgrade runs the programs of both servers in one environment.
