@@ -294,8 +294,8 @@ $old->stop;
 # To the new version
 # ---------------------------------------------------------------------------
 
-# What pg_upgrade and its servers and dumps had to say; up to PostgreSQL 14 it
-# writes that to the directory it runs in.
+# What pg_upgrade, its servers and its dumps had to say of errors.  Up to
+# PostgreSQL 14 it writes that to the directory it runs in.
 sub show_logs
 {
 	find(
@@ -304,6 +304,7 @@ sub show_logs
 			open my $file, '<:raw', $_ or die "could not open $File::Find::name: $!";
 			my @lines = <$file>;
 			close $file;
+			return if !grep { /\b(error|fatal|panic)\b/i } @lines;
 			splice @lines, 0, -20;
 			print "--- the end of $_ ---\n", @lines;
 		},
