@@ -95,7 +95,12 @@ $node->psql('updated',
 	stderr => \my $stderr);
 like($stderr, qr/HINT:.*ALTER EXTENSION gigs_webhooks UPDATE/, '... and it says why');
 
-query('ALTER EXTENSION gigs_webhooks UPDATE');
+# Who is given everything that is made is not given what is the owner's alone.
+query(q{
+	CREATE ROLE nosy;
+	ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO nosy;
+	ALTER EXTENSION gigs_webhooks UPDATE;
+	ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM nosy});
 
 is(first_difference(definition('updated'), definition('fresh')),
 	'', 'an updated extension is what a new one is');
