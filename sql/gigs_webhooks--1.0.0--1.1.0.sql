@@ -83,7 +83,12 @@ BEGIN
 	INTO table_name, full_name
 	FROM pg_class AS c
 	JOIN pg_namespace AS n ON n.oid = c.relnamespace
-	WHERE c.oid = inbox;
+	WHERE c.oid = inbox AND c.relkind IN ('r', 'p');
+	IF table_name IS NULL THEN
+		RAISE wrong_object_type USING
+			MESSAGE = format('"%s" is not a table', inbox),
+			DETAIL = 'Views have no rows that could be told apart.';
+	END IF;
 
 	-- the columns' types, and those under the domains among them
 	WITH RECURSIVE used (place, type, base_type, typmod) AS (

@@ -14,7 +14,7 @@ $$;
 SELECT pg_temp.body(1) AS body1, pg_temp.body(2) AS body2, pg_temp.body(3) AS body3, pg_temp.body(4) AS body4 \gset
 CREATE ROLE regress_gigs_owner;
 GRANT USAGE, CREATE ON SCHEMA gigs TO regress_gigs_owner;
-SELECT format('ALTER TABLE gigs.%I OWNER TO regress_gigs_owner', c.relname) FROM pg_class AS c WHERE c.relnamespace = 'gigs'::regnamespace AND c.relkind = 'r' \gexec
+SELECT format('ALTER TABLE gigs.%I OWNER TO regress_gigs_owner', c.relname) FROM pg_class AS c WHERE c.relnamespace = 'gigs'::regnamespace AND c.relkind = 'r' ORDER BY c.relname COLLATE "C" \gexec
 
 -- What he has taken from himself is not done in his name
 SELECT gigs.ingest_gig_event(:'body1'::bytea, NULL);
