@@ -15,6 +15,11 @@ WHERE NOT EXISTS (
 	SELECT FROM @extschema@.gig_subscription_secret AS k WHERE k.name = s.name
 );
 
+-- A foreign key between tables that pg_restore -j fills at the same time is in
+-- its way.
+ALTER TABLE @extschema@.gig_subscription_secret
+	DROP CONSTRAINT gig_subscription_secret_name_fkey;
+
 -- Functions that work in the name of the tables' owner, not of their own.
 CREATE FUNCTION @extschema@.gig_become_owner()
 RETURNS void
@@ -22,21 +27,66 @@ AS 'MODULE_PATHNAME', 'gig_become_owner'
 LANGUAGE C VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.gig_become_owner() IS
 	'let the rest of a SECURITY DEFINER function work in the name of the tables'' owner';
-REVOKE ALL ON FUNCTION @extschema@.gig_become_owner() FROM PUBLIC;
+CREATE FUNCTION @extschema@.gig_subscription_cascade()
+RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	schema CONSTANT text := (
+		SELECT quote_ident(n.nspname)
+		FROM pg_extension AS e
+		JOIN pg_namespace AS n ON n.oid = e.extnamespace
+		WHERE e.extname = 'gigs_webhooks'
+	);
+BEGIN
+	EXECUTE format('SELECT %s.gig_become_owner()', schema);
+	CASE TG_OP
+		WHEN 'UPDATE' THEN
+			EXECUTE format(
+				'UPDATE %s.gig_subscription_secret AS s SET name = $2 WHERE s.name = $1',
+				schema
+			) USING old.name, new.name;
+		WHEN 'DELETE' THEN
+			EXECUTE format(
+				'DELETE FROM %s.gig_subscription_secret AS s WHERE s.name = $1',
+				schema
+			) USING old.name;
+		WHEN 'TRUNCATE' THEN
+			EXECUTE format('DELETE FROM %s.gig_subscription_secret', schema);
+	END CASE;
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.gig_subscription_cascade() IS
+	'have the secrets of a subscription go and be renamed with it';
+CREATE TRIGGER gig_subscription_cascade
+	AFTER DELETE OR UPDATE OF name ON @extschema@.gig_subscription
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.gig_subscription_cascade();
+CREATE TRIGGER gig_subscription_cascade_truncate
+	AFTER TRUNCATE ON @extschema@.gig_subscription
+	FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.gig_subscription_cascade();
+
+REVOKE ALL ON FUNCTION
+	@extschema@.gig_become_owner(),
+	@extschema@.gig_subscription_cascade()
+FROM PUBLIC;
 -- Default privileges may have granted it, to anyone.
 DO $$
 DECLARE
-	grantee text;
+	granted record;
 BEGIN
-	FOR grantee IN
-		SELECT a.grantee::pg_catalog.regrole::text
+	FOR granted IN
+		SELECT p.oid::pg_catalog.regprocedure AS function, a.grantee::pg_catalog.regrole
 		FROM pg_catalog.pg_proc AS p, pg_catalog.aclexplode(p.proacl) AS a
-		WHERE p.oid = '@extschema@.gig_become_owner()'::pg_catalog.regprocedure
+		WHERE p.oid IN (
+				'@extschema@.gig_become_owner()'::pg_catalog.regprocedure,
+				'@extschema@.gig_subscription_cascade()'::pg_catalog.regprocedure
+			)
 			AND a.grantee NOT IN (p.proowner, 0)
 	LOOP
 		EXECUTE pg_catalog.format(
-			'REVOKE ALL ON FUNCTION @extschema@.gig_become_owner() FROM %s',
-			grantee
+			'REVOKE ALL ON FUNCTION %s FROM %s', granted.function, granted.grantee
 		);
 	END LOOP;
 END
@@ -339,6 +389,12 @@ BEGIN
 			MESSAGE = format('subscription "%s" already exists', create_gig_subscription.name),
 			HINT = 'Use add_gig_secret() for another secret of the same name.';
 	END IF;
+
+	-- none that somebody has left behind is to come back to life
+	EXECUTE format(
+		'DELETE FROM %s.gig_subscription_secret AS s WHERE s.name = $1',
+		schema
+	) USING create_gig_subscription.name;
 
 	IF create_gig_subscription.secret IS NOT NULL THEN
 		EXECUTE format(

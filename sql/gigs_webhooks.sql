@@ -138,16 +138,15 @@ COMMENT ON TABLE @extschema@.gig_subscription IS
 COMMENT ON COLUMN @extschema@.gig_subscription.signed IS
 	'whether its webhooks carry a signature; then none is accepted without, whatever becomes of the secrets';
 
--- No constraint names the secret: a violation would show it.
+-- No constraint names the secret: a violation would show it.  And no foreign
+-- key names the subscription: pg_restore -j fills both tables at the same time,
+-- so a trigger does what it would (gig_subscription_cascade).
 CREATE TABLE @extschema@.gig_subscription_secret (
 	name text NOT NULL,
 	secret text NOT NULL,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	retired_at timestamptz,
-	CONSTRAINT gig_subscription_secret_pkey PRIMARY KEY (name, created_at),
-	CONSTRAINT gig_subscription_secret_name_fkey FOREIGN KEY (name)
-		REFERENCES @extschema@.gig_subscription (name)
-		ON UPDATE CASCADE ON DELETE CASCADE
+	CONSTRAINT gig_subscription_secret_pkey PRIMARY KEY (name, created_at)
 );
 COMMENT ON TABLE @extschema@.gig_subscription_secret IS
 	'the secrets that webhooks are signed with, retired ones included';
@@ -755,6 +754,47 @@ ALTER TABLE @extschema@.gig_subscription_secret
 ALTER TABLE @extschema@.gig_subscription_secret
 	ENABLE ALWAYS TRIGGER gig_subscription_secret_truncated;
 
+CREATE FUNCTION @extschema@.gig_subscription_cascade()
+RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	schema CONSTANT text := (
+		SELECT quote_ident(n.nspname)
+		FROM pg_extension AS e
+		JOIN pg_namespace AS n ON n.oid = e.extnamespace
+		WHERE e.extname = 'gigs_webhooks'
+	);
+BEGIN
+	EXECUTE format('SELECT %s.gig_become_owner()', schema);
+	CASE TG_OP
+		WHEN 'UPDATE' THEN
+			EXECUTE format(
+				'UPDATE %s.gig_subscription_secret AS s SET name = $2 WHERE s.name = $1',
+				schema
+			) USING old.name, new.name;
+		WHEN 'DELETE' THEN
+			EXECUTE format(
+				'DELETE FROM %s.gig_subscription_secret AS s WHERE s.name = $1',
+				schema
+			) USING old.name;
+		WHEN 'TRUNCATE' THEN
+			EXECUTE format('DELETE FROM %s.gig_subscription_secret', schema);
+	END CASE;
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.gig_subscription_cascade() IS
+	'have the secrets of a subscription go and be renamed with it';
+
+CREATE TRIGGER gig_subscription_cascade
+	AFTER DELETE OR UPDATE OF name ON @extschema@.gig_subscription
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.gig_subscription_cascade();
+CREATE TRIGGER gig_subscription_cascade_truncate
+	AFTER TRUNCATE ON @extschema@.gig_subscription
+	FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.gig_subscription_cascade();
+
 CREATE FUNCTION @extschema@.create_gig_subscription(
 	name text,
 	url text,
@@ -830,6 +870,12 @@ BEGIN
 			MESSAGE = format('subscription "%s" already exists', create_gig_subscription.name),
 			HINT = 'Use add_gig_secret() for another secret of the same name.';
 	END IF;
+
+	-- none that somebody has left behind is to come back to life
+	EXECUTE format(
+		'DELETE FROM %s.gig_subscription_secret AS s WHERE s.name = $1',
+		schema
+	) USING create_gig_subscription.name;
 
 	IF create_gig_subscription.secret IS NOT NULL THEN
 		EXECUTE format(
@@ -1290,6 +1336,7 @@ REVOKE ALL ON FUNCTION
 	@extschema@.gig_inbox_ingest(),
 	@extschema@.gig_become_owner(),
 	@extschema@.gig_subscription_changed(),
+	@extschema@.gig_subscription_cascade(),
 	@extschema@.create_gig_subscription(text, text, text, text[], jsonb),
 	@extschema@.add_gig_secret(text, text),
 	@extschema@.retire_gig_secret(text, text, timestamptz),

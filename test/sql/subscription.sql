@@ -171,8 +171,21 @@ SELECT pg_temp.try('SELECT "Webhooks".retire_gig_secret(''payroll'', $1, NULL)')
 SELECT pg_temp.try('SELECT "Webhooks".retire_gig_secret(''payroll'', $1)');
 SELECT pg_temp.try('SELECT "Webhooks".retire_gig_secret(''payroll'', $1)');
 -- ... nor do the tables' own constraints show one
-SELECT pg_temp.try('INSERT INTO "Webhooks".gig_subscription_secret (name, secret) VALUES (''nobody'', $1)');
 SELECT pg_temp.try('INSERT INTO "Webhooks".gig_subscription_secret (name, secret, created_at) SELECT name, secret, created_at FROM "Webhooks".gig_subscription_secret WHERE name = ''Payroll''') LIKE '23505: %' AS refused;
+
+-- A secret without a subscription is none, and is not there when that comes
+INSERT INTO "Webhooks".gig_subscription_secret (name, secret) VALUES ('nobody', 's3cret');
+SELECT pg_temp.ingest('nobody', 's3cret'), pg_temp.ingest('nobody', NULL);
+SELECT "Webhooks".create_gig_subscription('nobody', 'https://example.com/nobody', 'another s3cret');
+SELECT pg_temp.ingest('nobody', 's3cret'), pg_temp.ingest('nobody', 'another s3cret');
+-- ... nor are those of one that went in another way
+DELETE FROM "Webhooks".gig_subscription WHERE name = 'nobody';
+SELECT count(*) FROM "Webhooks".gig_subscription_secret WHERE name = 'nobody';
+BEGIN;
+TRUNCATE "Webhooks".gig_subscription;
+SELECT count(*) FROM "Webhooks".gig_subscription_secret;
+ROLLBACK;
+SELECT count(*) > 0 AS some FROM "Webhooks".gig_subscription_secret;
 
 -- A secret is any text: its UTF-8 bytes are the key
 CREATE TEMP TABLE secret (id int, secret text);

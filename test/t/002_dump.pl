@@ -93,6 +93,10 @@ query('source', q{
 
 my @tables = tables('source');
 is(scalar @tables, 6, 'the extension has six tables');
+is( query('source',
+		"SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND connamespace = '$schema'::regnamespace"),
+	'0',
+	'... of which pg_restore -j can fill any two at the same time');
 for my $table (@tables)
 {
 	isnt(query('source', "SELECT count(*) FROM $table"),
