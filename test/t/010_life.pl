@@ -697,6 +697,48 @@ for my $what (sort keys %harmless)
 	is(answer($node, $dbname, "SELECT * FROM gigs.prune_gig_events('0')"), '101|0', '... old ones can be pruned');
 }
 
+# A table is replaced under sessions that wait for it, and under those that have
+# known it since before in their transaction.  The old one stays, renamed: what
+# went there would be lost.
+$db = built('replaced', 'SELECT take(1, 1)');
+@sessions = both_sessions($db);
+for my $table (@events)
+{
+	for my $step ([ 2, 'waits' ], [ 0, 'goes on' ], [ 2, 'goes on' ], [ 0, 'waits' ])
+	{
+		my ($partitions, $what) = @$step;
+		my $title = "a transaction $what when $table is replaced by " . ($partitions ? 'partitions' : 'an ordinary table');
+		my $altering = session($db);
+		my $replace = replace_table($table, $partitions);
+
+		$replace =~ s/DROP TABLE gigs.old_table;\s+COMMIT;\s*$//
+		  or die 'replacing does not end as it did';
+		ask($_->[1], 'BEGIN; SELECT 1') for @sessions;
+		ask($altering, $replace);
+		if ($what eq 'waits')
+		{
+			# each has an account of its own, as they commit one after the other
+			begin_asking($sessions[$_][1], "SELECT take($_, " . another() . ')') for 0, 1;
+			wait_for_locks($db, 2);
+		}
+		ask($altering, 'COMMIT');
+		for my $i (0, 1)
+		{
+			my ($direct, $session) = @{ $sessions[$i] };
+
+			is($what eq 'waits' ? end_asking($session) : ask($session, "SELECT take($i, " . another() . ')'),
+				'applied', "$direct: $title");
+			ask($session, 'COMMIT');
+		}
+		is(sql($db, "SELECT relkind FROM pg_class WHERE oid = 'gigs.$table'::regclass"), $partitions ? 'p' : 'r', '... which it is');
+		adds_up($db, '... and what it brought is there');
+		ask($altering, 'DROP TABLE gigs.old_table');
+		$altering->quit;
+	}
+}
+is(count_events($db), 1 + @events * 4 * 2, '... as many as were brought');
+$_->[1]->quit for @sessions;
+
 # Triggers that take in webhooks themselves.
 sub chained
 {
