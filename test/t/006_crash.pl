@@ -523,7 +523,8 @@ sub maintain_until_the_server_dies
 
 		note_down('X', "$answer->{sqlstate} $answer->{message}, in: $sql")
 		  if defined $answer->{sqlstate} && $answer->{sqlstate} !~ /^(40P01|40001)$/;
-		select undef, undef, undef, rand 0.05;
+		# everything that it does has WAL written, which is to be lost at times
+		select undef, undef, undef, rand 0.15;
 	}
 	return;
 }
@@ -532,9 +533,8 @@ sub maintain_until_the_server_dies
 # The server, and how it dies
 # ---------------------------------------------------------------------------
 
-# Small segments, so that checkpoints are hit, too; and nobody writes WAL
-# unasked, so that what isn't written by a commit is lost.  Only a machine that
-# fails loses what isn't synced: so fsync stays off, as it is in all tests.
+# Small segments, so that checkpoints are hit, too.  Only a machine that fails
+# loses what isn't synced: so fsync stays off, as it is in all tests.
 $node->init(extra => [ '--encoding=UTF8', '--locale=C', '--data-checksums', '--wal-segsize=1' ]);
 $node->append_conf(
 	'postgresql.conf', join "\n",
@@ -582,12 +582,14 @@ my $amcheck =
 $admin->rows('CREATE EXTENSION amcheck') if $amcheck;
 
 # With a small cache pages are written all the time, and WAL before them; with a
-# large one there is all the more to be replayed.
+# large one nobody but a commit or a checkpoint writes anything, and there is
+# all the more to be lost or replayed.
 sub start_server
 {
 	$node->append_conf(
 		'postgresql.conf', join "\n",
-		'shared_buffers = ' . pick('1MB', '32MB'),
+		pick("shared_buffers = 1MB\nbgwriter_lru_maxpages = 100",
+			"shared_buffers = 32MB\nbgwriter_lru_maxpages = 0"),
 		'wal_level = ' . pick('minimal', 'replica', 'logical'),
 		'wal_compression = ' . pick('on', 'off'),
 		'');
@@ -641,6 +643,16 @@ sub wait_for
 		select undef, undef, undef, 0.005;
 	}
 	die "timed out waiting for $what";
+}
+
+# The WAL writer writes nearly everything soon after, and so would hide that a
+# commit has not.  An orderly end would wait for it.
+sub stop_wal_writer
+{
+	my $pid = $admin->value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'");
+
+	kill 'STOP', $pid or die 'there is no WAL writer';
+	return;
 }
 
 # The postmaster is stopped, so that it starts no process unseen.
@@ -1477,6 +1489,7 @@ while ($round < $kills)
 	  . ($compare ? ' -c wal_consistency_checking=all' : '');
 
 	consume();
+	stop_wal_writer() if $way eq 'all killed';
 	my @failed = work_and_die(between(50, 1500), $way, $options);
 	my $good = is("@failed", '', "$title: clients end with their server");
 
