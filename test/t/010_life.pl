@@ -500,7 +500,7 @@ sql($db, q{
 			SELECT 20 + i, b, sig(b) FROM generate_series(1, 3) AS i, hook(n, 1) AS b
 			UNION ALL
 			SELECT 30 + o, b, CASE WHEN o % 7 = 3 THEN NULL ELSE sig(b) END
-			FROM unnest(ARRAY['2023-01-02T03:04:05Z', '2023-01-02T03:04:05', '2023-01-02 03:04:05.5+05:30',
+			FROM unnest(ARRAY['2023-01-02T03:04:05Z', '2023-01-02T03:04:05', '2023-01-02T0:000:00', '2023-01-02 03:04:05.5+05:30',
 				'0099-01-01T00:00:00Z', '2023-02-30T00:00:00Z', 'now', '01/02/2023 00:00:00', 'infinity',
 				'2023-07-01T12:00:00 EST', '10:00:00']) WITH ORDINALITY AS t (t, o),
 				convert_to(format('{"event":"gigs.added","name":"payroll","data":{"account":"%s","user":"%s",'
