@@ -308,12 +308,16 @@ server_under() {
 			# of its stack by addresses, which must be those of one stack.
 			export ASAN_OPTIONS="log_path=$REPORTS/asan:detect_leaks=0"
 			ASAN_OPTIONS+=:detect_stack_use_after_return=0:abort_on_error=1
+			# A test may have a library of its own loaded first.
+			ASAN_OPTIONS+=:verify_asan_link_order=0
 			# The other sanitizer looks into its environment only when it has
 			# something to report, and PostgreSQL has moved that by then: what
 			# it reports is a line in the server's log.
 			# For a server that is not instrumented itself.
 			under_command="env LD_PRELOAD=$(gcc -print-file-name=libasan.so)"
 			under_command+=:$(gcc -print-file-name=libubsan.so)
+			# shellcheck disable=SC2016
+			under_command+='${LD_PRELOAD:+:$LD_PRELOAD}'
 			;;
 		valgrind)
 			# VALGRIND_OPTS may add to these, --track-origins=yes for one.
