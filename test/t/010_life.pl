@@ -533,6 +533,7 @@ my $zoo = q{
 	FROM zoo(2) AS z, unnest(z.bodies, z.sigs) WITH ORDINALITY AS u (b, s, o), gigs.try_ingest_gig_event(b, s) AS r;
 	SELECT string_agg((gigs.try_ingest_gig_event(convert_from(b, 'UTF8'), s)).outcome::text, ' ' ORDER BY o) FROM zoo(3) AS z, unnest(z.bodies[1:15], z.sigs[1:15]) WITH ORDINALITY AS u (b, s, o);
 	SELECT gigs.rebuild_gig_sync();
+	SELECT string_agg(concat_ws(',', EXTRACT(epoch FROM available_from)::numeric(20, 6), EXTRACT(epoch FROM changed_from)::numeric(20, 6)), ' ' ORDER BY event_id) FROM gigs.gig_event_history;
 	SELECT digest();
 };
 my $expected = answer($node, $db, "BEGIN; $zoo; ROLLBACK");
