@@ -843,6 +843,43 @@ for (both_sessions($db))
 adds_up($db, '... all of which adds up');
 
 # ---------------------------------------------------------------------------
+# Tables that are new in a transaction: with wal_level minimal, what goes into
+# them need not be in the WAL, and has to be there after a crash all the same
+# ---------------------------------------------------------------------------
+
+is(sql('postgres', 'SHOW wal_level'), 'minimal', 'little WAL is written');
+for my $direct ('on', 'off')
+{
+	for my $threshold ('0', '2GB')
+	{
+		my $dbname = fresh('minimal_' . ++$nbuilt);
+
+		is(answer($node, $dbname, qq{
+				SET client_min_messages = warning;
+				LOAD 'gigs_webhooks';
+				SET gigs_webhooks.direct_writes = $direct;
+				SET wal_skip_threshold = '$threshold';
+				BEGIN;
+				DROP EXTENSION gigs_webhooks;
+				CREATE EXTENSION gigs_webhooks SCHEMA gigs;
+				SELECT gigs.create_gig_subscription('payroll', 'https://example.com/', 'secret') \\g /dev/null
+				SELECT take_all(array_agg(n % 20), array_agg(5 * n + 1)) FROM generate_series(1, 1000) AS n;
+				SAVEPOINT s;
+				SELECT take(1, 2);
+				ROLLBACK TO s;
+				COMMIT;
+				SELECT take(1, 3);
+			}), "applied 1000\napplied\napplied", "direct_writes $direct, wal_skip_threshold $threshold: a new extension is used at once");
+		my $rows = rows_of($node, $dbname);
+
+		$node->stop('immediate');
+		$node->start;
+		is(rows_of($node, $dbname), $rows, '... and all is there after a crash');
+		adds_up($dbname, '... and adds up');
+	}
+}
+
+# ---------------------------------------------------------------------------
 # The rough part: owners alter the tables again and again, while clients go on
 # ---------------------------------------------------------------------------
 

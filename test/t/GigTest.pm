@@ -190,7 +190,8 @@ sub start_client
 				'-f', "$files/script"
 			],
 			'<', \undef, '>', "$files/out", '2>', "$files/err",
-			IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default))
+			IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default
+				  * ($ENV{GIGS_LONG} ? 20 : 1)))
 	};
 }
 
