@@ -15,33 +15,13 @@ use Storable qw(dclone);
 use Test::More;
 
 use lib $FindBin::RealBin;
-use GigTest;
+use GigTest qw(:DEFAULT :dice);
 
 my $seed = defined $ENV{GIGS_SEED} ? $ENV{GIGS_SEED} : time ^ $$ << 8;
 my $deliveries_wanted = $ENV{GIGS_EVENTS} || 5000;
 
 srand($seed);
 note "GIGS_SEED=$seed";
-
-# ---------------------------------------------------------------------------
-# Dice
-# ---------------------------------------------------------------------------
-
-sub chance { return rand() < $_[0] }
-sub pick { return $_[ int rand @_ ] }
-sub between { my ($from, $to) = @_; return $from + int rand($to - $from + 1) }
-
-sub shuffled
-{
-	my @list = @_;
-
-	for (my $i = @list; --$i > 0;)
-	{
-		my $j = int rand($i + 1);
-		@list[ $i, $j ] = @list[ $j, $i ];
-	}
-	return @list;
-}
 
 sub random_uuid
 {

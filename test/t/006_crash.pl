@@ -23,7 +23,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
 use lib $FindBin::RealBin;
-use GigTest;
+use GigTest qw(:DEFAULT :dice);
 use GigWire;
 
 my $seed = defined $ENV{GIGS_SEED} ? $ENV{GIGS_SEED} : time ^ $$ << 8;
@@ -36,26 +36,6 @@ my $secret = 'does not change';
 
 srand unpack 'L', md5("$seed");
 note "GIGS_SEED=$seed";
-
-# ---------------------------------------------------------------------------
-# Dice
-# ---------------------------------------------------------------------------
-
-sub chance { return rand() < $_[0] }
-sub pick { return $_[ int rand @_ ] }
-sub between { my ($from, $to) = @_; return $from + int rand($to - $from + 1) }
-
-sub shuffled
-{
-	my @list = @_;
-
-	for (my $i = @list; --$i > 0;)
-	{
-		my $j = int rand($i + 1);
-		@list[ $i, $j ] = @list[ $j, $i ];
-	}
-	return @list;
-}
 
 # ---------------------------------------------------------------------------
 # Events

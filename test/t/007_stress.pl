@@ -25,7 +25,7 @@ use Time::HiRes qw(sleep time);
 use PostgreSQL::Test::Utils;
 
 use lib $FindBin::RealBin;
-use GigTest;
+use GigTest qw(:DEFAULT :dice);
 
 my $seed = defined $ENV{GIGS_SEED} ? $ENV{GIGS_SEED} : time ^ $$ << 8;
 $seed = int $seed;
@@ -37,14 +37,6 @@ my $max_attempts = 1000;
 
 # How long a session may take to answer, and to end.
 my $patience = $PostgreSQL::Test::Utils::timeout_default;
-
-# ---------------------------------------------------------------------------
-# Dice
-# ---------------------------------------------------------------------------
-
-sub chance { return rand() < $_[0] }
-sub pick { return $_[ int rand @_ ] }
-sub between { my ($from, $to) = @_; return $from + int rand($to - $from + 1) }
 
 sub uuid { return join '-', unpack 'A8 A4 A4 A4 A12', md5_hex(join '/', @_) }
 

@@ -18,6 +18,8 @@ use PostgreSQL::Test::Utils;
 our @EXPORT = qw(start_node sign payload bytea_literal text_literal
   ask first_difference run_together create_gigs troubles rows_of
   start_client finish_client answer begin_asking end_asking);
+our %EXPORT_TAGS = (dice => [qw(chance pick between shuffled)]);
+our @EXPORT_OK = @{ $EXPORT_TAGS{dice} };
 
 # A server of its own, quiet enough that logging isn't what a test spends its
 # time with: PostgreSQL::Test::Cluster logs every statement.  What goes to its
@@ -353,6 +355,23 @@ sub rows_of
 	return $node->safe_psql($dbname,
 		"SET TimeZone = 'UTC';\n" . join '',
 		map { "SELECT '$_', t::text FROM gigs.$_ AS t ORDER BY t::text COLLATE \"C\";\n" } @tables);
+}
+
+# Dice, for tests that draw what they do.
+sub chance { return rand() < $_[0] }
+sub pick { return $_[ int rand @_ ] }
+sub between { my ($from, $to) = @_; return $from + int rand($to - $from + 1) }
+
+sub shuffled
+{
+	my @list = @_;
+
+	for (my $i = @list; --$i > 0;)
+	{
+		my $j = int rand($i + 1);
+		@list[ $i, $j ] = @list[ $j, $i ];
+	}
+	return @list;
 }
 
 1;
