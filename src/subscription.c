@@ -120,7 +120,7 @@ void
 RefreshSubscriptions(const GigSchema *schema)
 {
 	AcceptInvalidationMessages();
-	while (!subscriptions_valid)
+	if (!subscriptions_valid)
 		LoadSubscriptions(schema);
 }
 
@@ -152,7 +152,11 @@ LoadSubscriptions(const GigSchema *schema)
 	loaded_tables[0] = schema->subscription_table;
 	loaded_tables[1] = schema->secret_table;
 
-	/* what changes from here on makes us read again */
+	/*
+	 * What changes from here on makes the next statement read again, but not
+	 * this one: it sees all that had been committed when it began, and
+	 * invalidations may never cease.
+	 */
 	subscriptions_changed = false;
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	ReadTable(subscription_table, snapshot, ReadSubscription);
