@@ -80,7 +80,7 @@ DefineSettings(void)
 	{                                                   \
 		Interval *interval = palloc0(sizeof(Interval)); \
 		(void) fcinfo;                                  \
-		interval->time = (name) *USECS_PER_SEC;         \
+		interval->time = USECS_PER_SEC * (name);        \
 		PG_RETURN_INTERVAL_P(interval);                 \
 	}
 

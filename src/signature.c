@@ -30,14 +30,14 @@
  * key again costs more than hashing a webhook.
  *
  * OpenSSL before 3.0.3 says that it has reset one, and has not.  Which one we
- * run with is known only here and now, so it is put to the test; then every
- * body takes a copy of a context that has been keyed and nothing else.
+ * run with is known only here and now, so the first key puts it to the test;
+ * where it fails, every body takes a copy of a context that has been keyed and
+ * nothing else.
  */
 struct SignatureKey
 {
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
 	EVP_MAC_CTX *hmac;
-	bool is_template;
 #else
 	HMAC_CTX *hmac;
 #endif
@@ -47,7 +47,7 @@ struct SignatureKey
 static void ReleaseSignatureKey(void *arg);
 static bool InitHmac(SignatureKey *key, const void *secret, size_t len);
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
-static bool ResetsHmac(SignatureKey *key);
+static bool SignsTwice(SignatureKey *key);
 #endif
 static bool ComputeHmac(SignatureKey *key, const void *body, size_t len,
 						unsigned char *signature);
@@ -83,6 +83,9 @@ SignBody(SignatureKey *key, const void *body, size_t len,
 
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
 
+static bool contexts_tested = false;
+static bool contexts_reset = true; /* until the test says otherwise */
+
 static bool
 InitHmac(SignatureKey *key, const void *secret, size_t len)
 {
@@ -99,9 +102,10 @@ InitHmac(SignatureKey *key, const void *secret, size_t len)
 	EVP_MAC_free(mac);
 	if (key->hmac == NULL || EVP_MAC_init(key->hmac, secret, len, params) != 1)
 		return false;
-	if (ResetsHmac(key))
+	if (contexts_tested)
 		return true;
-	key->is_template = true;
+	contexts_reset = SignsTwice(key);
+	contexts_tested = true;
 	return EVP_MAC_init(key->hmac, secret, len, params) == 1;
 }
 
@@ -109,7 +113,7 @@ InitHmac(SignatureKey *key, const void *secret, size_t len)
  * Tells whether a context that has been used signs as it did before.
  */
 static bool
-ResetsHmac(SignatureKey *key)
+SignsTwice(SignatureKey *key)
 {
 	unsigned char first[SIGNATURE_BYTES];
 	unsigned char second[SIGNATURE_BYTES];
@@ -122,17 +126,16 @@ static bool
 ComputeHmac(SignatureKey *key, const void *body, size_t len,
 			unsigned char *signature)
 {
-	EVP_MAC_CTX *hmac =
-		key->is_template ? EVP_MAC_CTX_dup(key->hmac) : key->hmac;
+	EVP_MAC_CTX *hmac = contexts_reset ? key->hmac : EVP_MAC_CTX_dup(key->hmac);
 	size_t written;
 	bool computed =
 		hmac != NULL &&
-		(key->is_template || EVP_MAC_init(hmac, NULL, 0, NULL) == 1) &&
+		(!contexts_reset || EVP_MAC_init(hmac, NULL, 0, NULL) == 1) &&
 		EVP_MAC_update(hmac, body, len) == 1 &&
 		EVP_MAC_final(hmac, signature, &written, SIGNATURE_BYTES) == 1 &&
 		written == SIGNATURE_BYTES;
 
-	if (key->is_template)
+	if (!contexts_reset)
 		EVP_MAC_CTX_free(hmac);
 	return computed;
 }
