@@ -1,5 +1,7 @@
 # A client that speaks PostgreSQL's protocol itself: so it knows of every
-# statement whether the server has acknowledged it, and survives the server.
+# statement whether the server has acknowledged it, survives the server, and can
+# leave in the middle of what it does, with all rows of a COPY sent and no answer
+# awaited, which DBD::Pg can't.
 
 package GigWire;
 
