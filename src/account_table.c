@@ -13,6 +13,8 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 #include "account_table.h"
 #include "plan.h"
@@ -30,6 +32,7 @@ static void CreateAccounts(const GigSchema *schema, const GigAccount *accounts,
 						   int naccounts);
 static void DescribeLockAccounts(Statement *statement, const void *what);
 static void DescribeCreateAccounts(Statement *statement, const void *what);
+static void AppendNewAccount(StringInfo text, const GigSchema *schema);
 static int CompareAccounts(const void *a, const void *b);
 
 static SavedPlan lock_accounts = {.describe = DescribeLockAccounts};
@@ -225,10 +228,11 @@ DescribeCreateAccounts(Statement *statement, const void *what)
 	const char *schema = statement->schema->name;
 	StringInfo text = &statement->text;
 
-	appendStringInfo(text,
-					 "INSERT INTO %s.gig_account_sync (account_id, user_id)"
-					 " SELECT n.account_id, n.user_id FROM ",
-					 schema);
+	appendStringInfo(text, "INSERT INTO %s.gig_account_sync (", schema);
+	AppendColumnNames(text, gig_account_columns, GIG_ACCOUNT_COLUMNS);
+	appendStringInfoString(text, ") SELECT n.account_id, n.user_id");
+	AppendNewAccount(text, statement->schema);
+	appendStringInfoString(text, " FROM ");
 	AppendRows(statement, what);
 	appendStringInfo(text,
 					 " AS n"
@@ -237,6 +241,36 @@ DescribeCreateAccounts(Statement *statement, const void *what)
 					 " ORDER BY n.account_id"
 					 " ON CONFLICT (account_id) DO NOTHING",
 					 schema);
+}
+
+/*
+ * All that a new account's row begins with but its key and its user.  The
+ * columns' defaults won't do: they are the owner's to change.
+ */
+static void
+AppendNewAccount(StringInfo text, const GigSchema *schema)
+{
+	const pg_uuid_t nobody = {{0}};
+	GigAccount account;
+
+	InitGigAccount(&account, &nobody, &nobody);
+	for (int i = ACCOUNT_USER_ID + 1; i < GIG_ACCOUNT_COLUMNS; i++)
+	{
+		const GigColumn *column = &gig_account_columns[i];
+		Oid output;
+		bool is_varlena;
+		char *value;
+
+		if ((account.present & UINT32_C(1) << i) == 0)
+		{
+			appendStringInfoString(text, ", NULL");
+			continue;
+		}
+		getTypeOutputInfo(GigColumnTypeOid(schema, column), &output, &is_varlena);
+		value = OidOutputFunctionCall(output,
+									  GigColumnDatum(schema, column, &account));
+		appendStringInfo(text, ", %s", quote_literal_cstr(value));
+	}
 }
 
 GigAccount *

@@ -38,6 +38,43 @@ WITH noted AS MATERIALIZED (UPDATE gigs.gig_account_sync SET user_id = user_id R
 SELECT gigs.ingest_gig_event(b.body, NULL) FROM (SELECT count(*) FROM noted) AS t, (SELECT :'body4'::bytea) AS b (body);
 SELECT events, updated_total, available_count FROM gigs.gig_account_sync;
 
+-- What he adds to the tables has its default, whatever that is by now
+CREATE FUNCTION pg_temp.alter_all(change text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	name name;
+BEGIN
+	FOREACH name IN ARRAY ARRAY['gig_event_log', 'gig_account_sync', 'gig_delivery', 'gig_change'] LOOP
+		EXECUTE format('ALTER TABLE gigs.%I %s', name, change);
+	END LOOP;
+END
+$$;
+CREATE FUNCTION pg_temp.another(n int) RETURNS bytea LANGUAGE sql AS $$
+	SELECT convert_to(regexp_replace(convert_from(pg_temp.body(n), 'UTF8'), '-([89a])000-000000000001', format('-\1000-%s', lpad(n::text, 12, '0')), 'g'), 'UTF8')
+$$;
+SELECT pg_temp.alter_all('ADD COLUMN note text DEFAULT ''first''');
+SELECT gigs.ingest_gig_event(pg_temp.another(2), NULL);
+SELECT pg_temp.alter_all('ALTER COLUMN note SET DEFAULT ''second''');
+SELECT gigs.ingest_gig_event(pg_temp.another(3), NULL);
+SELECT outcome FROM gigs.ingest_gig_events(ARRAY[pg_temp.another(4), pg_temp.another(5)], ARRAY[NULL, NULL]);
+SELECT right(account_id::text, 1) AS account, l.note, a.note, d.note, c.note
+FROM gigs.gig_event_log AS l JOIN gigs.gig_account_sync AS a USING (account_id) JOIN gigs.gig_delivery AS d USING (account_id) JOIN gigs.gig_change AS c USING (account_id)
+WHERE right(account_id::text, 1) > '1' ORDER BY 1;
+SELECT pg_temp.alter_all('DROP COLUMN note');
+-- ... while ours begin as they always do, whatever their defaults are
+SELECT string_agg(format('ALTER COLUMN %I SET DEFAULT %L', attname, CASE atttypid WHEN 'timestamptz'::regtype THEN '2000-01-01' WHEN 'gigs.gig_sync_state'::regtype THEN 'fully_synced' WHEN 'gigs.gig_event_kind'::regtype THEN 'gigs.removed' ELSE '7' END), ', ' ORDER BY attnum) AS sevens,
+	string_agg(format('ALTER COLUMN %I DROP DEFAULT', attname), ', ' ORDER BY attnum) AS none
+FROM pg_attribute WHERE attrelid = 'gigs.gig_account_sync'::regclass AND attnum > 2 AND NOT attisdropped \gset
+ALTER TABLE gigs.gig_account_sync :sevens;
+SELECT gigs.ingest_gig_event(pg_temp.another(6), NULL);
+SELECT outcome FROM gigs.ingest_gig_events(ARRAY[pg_temp.another(7), pg_temp.another(8)], ARRAY[NULL, NULL]);
+ALTER TABLE gigs.gig_account_sync :none;
+SELECT gigs.ingest_gig_event(pg_temp.another(9), NULL);
+CREATE TEMP TABLE accounts AS SELECT * FROM gigs.gig_account_sync WHERE right(account_id::text, 1) > '5';
+SELECT available_count, state, days_synced, available_from, added_total, updated_total, removed_total, events, duplicates, partially_synced_at, fully_synced_at, last_event FROM accounts ORDER BY account_id;
+SELECT accounts_skipped FROM gigs.rebuild_gig_sync();
+SELECT count(*) FROM accounts JOIN gigs.gig_account_sync AS a USING (account_id) WHERE accounts IS DISTINCT FROM a.*;
+DROP TABLE accounts;
+
 -- What is no ordinary table is no place for subscriptions and secrets
 SET ROLE regress_gigs_owner;
 ALTER TABLE gigs.gig_subscription RENAME TO subscription;
