@@ -95,12 +95,24 @@ $node->psql('updated',
 	stderr => \my $stderr);
 like($stderr, qr/HINT:.*ALTER EXTENSION gigs_webhooks UPDATE/, '... and it says why');
 
+# Who may create objects in the extension's schema has none of them called.
+query(q{
+	CREATE ROLE attacker;
+	GRANT USAGE, CREATE ON SCHEMA gigs TO attacker;
+	SET ROLE attacker;
+	CREATE FUNCTION trap(oid, regprocedure) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE ''attacker called by %'', current_user; END';
+	CREATE FUNCTION trap(oid, integer) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE ''attacker called by %'', current_user; END';
+	CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = regprocedure, FUNCTION = trap);
+	CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = integer, FUNCTION = trap);
+	CREATE OPERATOR <> (LEFTARG = oid, RIGHTARG = integer, FUNCTION = trap)});
+
 # Who is given everything that is made is not given what is the owner's alone.
 query(q{
 	CREATE ROLE nosy;
 	ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO nosy;
 	ALTER EXTENSION gigs_webhooks UPDATE;
-	ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM nosy});
+	ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM nosy;
+	DROP OWNED BY attacker});
 
 is(first_difference(definition('updated'), definition('fresh')),
 	'', 'an updated extension is what a new one is');
