@@ -40,6 +40,10 @@ WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = (SELECT oid FROM 
 GRANT SELECT ON test.relation, test.routine TO PUBLIC;
 SELECT kind, count(*) FROM test.relation GROUP BY kind ORDER BY kind;
 
+-- What runs as somebody else finds nothing by its caller's search_path
+SELECT r.name, p.proconfig FROM test.routine AS r JOIN pg_proc AS p USING (oid)
+WHERE p.prosecdef AND p.proconfig IS DISTINCT FROM ARRAY['search_path=pg_catalog, pg_temp'];
+
 -- PUBLIC has what depends on nothing but its arguments, and two settings that
 -- views and functions look up; nothing else, and no table
 SELECT name, string_agg(DISTINCT volatile::text, '') AS volatile, count(*) FROM test.routine
