@@ -119,7 +119,32 @@ SET ROLE regress_gig_worker;
 CALL gigs.drain_gig_inbox('inbox');
 RESET ROLE;
 
-DROP TABLE inbox, "In Box";
+
+-- Row security hides rows from whoever drains, and what it refuses to have
+-- marked is not taken
+CREATE TABLE tenants (id int PRIMARY KEY, tenant text, body text, signature text, outcome text, error text);
+INSERT INTO tenants SELECT n, chr(97 + n % 2), pg_temp.body(n), gigs.sign_gig_event(pg_temp.body(n), 's3cret') FROM generate_series(301, 306) AS n;
+INSERT INTO tenants VALUES (307, 'a', '{}');
+ALTER TABLE tenants ENABLE ROW LEVEL SECURITY;
+GRANT SELECT, UPDATE ON tenants TO regress_gig_worker;
+SELECT sum(events) AS events FROM gigs.gig_account_sync \gset
+SET ROLE regress_gig_worker;
+CALL gigs.drain_gig_inbox('tenants');
+RESET ROLE;
+CREATE POLICY own ON tenants TO regress_gig_worker USING (tenant = 'a') WITH CHECK (outcome <> 'rejected');
+SET ROLE regress_gig_worker;
+CALL gigs.drain_gig_inbox('tenants');
+RESET ROLE;
+SELECT tenant, outcome, count(*) FROM tenants GROUP BY 1, 2 ORDER BY 1, 2;
+SELECT sum(events) - :events AS more FROM gigs.gig_account_sync;
+ALTER POLICY own ON tenants WITH CHECK (true);
+SET ROLE regress_gig_worker;
+CALL gigs.drain_gig_inbox('tenants');
+RESET ROLE;
+SELECT tenant, outcome, count(*) FROM tenants GROUP BY 1, 2 ORDER BY 1, 2;
+SELECT sum(events) - :events AS more FROM gigs.gig_account_sync;
+
+DROP TABLE inbox, "In Box", tenants;
 DROP EXTENSION gigs_webhooks;
 DROP SCHEMA gigs;
 DROP ROLE regress_gig_worker;
