@@ -2,8 +2,8 @@
 # PostgreSQL's memory contexts nor in memory that libraries allocate, whatever
 # becomes of the events.
 #
-# 200,000 bad events here; a million with GIGS_LONG set, and five times as much
-# of all else.
+# 200,000 bad events in one session here; a million with GIGS_LONG set, and five
+# times as much of all else.
 
 use strict;
 use warnings;
@@ -85,7 +85,7 @@ SQL
 # transaction, and the statement for so many, which says how many went wrong.
 my @feeds = (
 	[
-		'bad events one by one', 100_000, 1000, q{
+		'bad events one by one', 200_000, 1000, q{
 		SELECT count(*) FILTER (WHERE r.outcome IS DISTINCT FROM 'rejected')
 		FROM generate_series(1, %d) AS i
 		JOIN bad ON bad.n = i %% 12,
