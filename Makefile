@@ -105,7 +105,8 @@ fuzz:
 torture:
 	@scripts/setup
 	@GIGS_KILLS=$${GIGS_KILLS:-60} GIGS_LONG=1 \
-		scripts/check tap 006_crash 007_stress 005_memory
+		scripts/check tap 005_memory 006_crash 007_stress 009_replication \
+			010_life 011_pooler 012_disk_full
 
 ifneq ($(other_goals),)
 $(other_goals):
