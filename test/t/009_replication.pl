@@ -29,7 +29,8 @@ sub acknowledged
 }
 
 # What a client does: webhooks one by one, and now and then a batch.  It says
-# what has been acknowledged: account, number, event_id and outcome.
+# what has been acknowledged: account, number, event_id and outcome.  While a
+# standby refuses all of it, it takes its time.
 sub client_script
 {
 	my ($client, $first, $n) = @_;
@@ -48,6 +49,7 @@ sub client_script
 					FROM generate_series(%d, %d) AS n, hook(%d, n) AS b
 				) AS a, gigs.ingest_gig_events(a.bodies, a.sigs) AS r, unnest(a.ns) WITH ORDINALITY AS o (n, ord)
 				WHERE o.ord = r.ord;
+				SELECT pg_sleep(0.05) WHERE pg_is_in_recovery();
 			}, $account, $client * 1_000_000 + $i, $client * 1_000_000 + $i + 9, $account;
 			$i += 10;
 		}
@@ -195,6 +197,36 @@ $session->quit;
 # The primary dies under load, and the standby takes over
 # ---------------------------------------------------------------------------
 
+# Promotes a standby while clients try to ingest there; returns what has been
+# acknowledged to them.
+sub promote_under_load
+{
+	my ($standby) = @_;
+	my @clients = map { start_client($standby, 'postgres', client_script($_, 200_000, $nhooks)) } 1 .. $nclients;
+	my $refused = qr/cannot execute INSERT in a read-only transaction/;
+
+	for my $client (@clients)
+	{
+		# it goes on with the next webhook
+		for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+		{
+			last if slurp_file("$client->{files}/err") =~ $refused;
+			select undef, undef, undef, 0.1;
+		}
+	}
+	$standby->promote;
+
+	my @answers = map { [ finish_client($_) ] } @clients;
+	my @acknowledged = map { acknowledged($_->[0]) } @answers;
+	my @errors = grep { !/$refused/ && !/^(SQL statement|PL|CONTEXT)|^\s/ } map { split /\n/, $_->[1] } @answers;
+
+	is(scalar(grep { $_->[1] =~ $refused } @answers), $nclients, 'clients are refused before a standby is promoted');
+	is(join("\n", @errors), '', '... for no other reason');
+	cmp_ok(scalar @acknowledged, '>', $nclients * $nhooks / 10, '... and go on when it has been');
+	note scalar(@acknowledged) . ' events were acknowledged by the promoted server';
+	return @acknowledged;
+}
+
 # Promotes the standby of a server that was killed under load, and looks
 # whether all is there; what has been acknowledged may only be missing where the
 # standby doesn't have it.
@@ -206,13 +238,24 @@ sub take_over
 
 	wait_for_replay($standby);
 	my $rows = rows_of($standby, 'postgres');
+	my @logged = split /\n/, $standby->safe_psql('postgres', $log);
+
+	if ($synchronous)
+	{
+		push @acknowledged, promote_under_load($standby);
+		my %there = map { $_ => 1 } split /\n/, $standby->safe_psql('postgres', $log);
+
+		is(join("\n", grep { !$there{$_} } @logged), '', "$title: what a standby has in its log stays when it is promoted under load");
+	}
+	else
+	{
+		$standby->promote;
+		is(rows_of($standby, 'postgres'), $rows, "$title: what a standby has stays when it is promoted");
+	}
+	is(troubles($standby, 'postgres'), '', '... and adds up');
+
 	my ($last) = $standby->safe_psql('postgres', 'SELECT max(event_id) FROM gigs.gig_event_log');
 	my ($deliveries) = $standby->safe_psql('postgres', 'SELECT sum(deliveries) FROM gigs.gig_delivery');
-
-	# the clients that were cut off try the other server
-	$standby->promote;
-	is(rows_of($standby, 'postgres'), $rows, "$title: what a standby has stays when it is promoted");
-	is(troubles($standby, 'postgres'), '', '... and adds up');
 
 	my %ids = map { my ($id, $body) = split /\|/, $_, 2; ($body => $id) } split /\n/, $standby->safe_psql('postgres', $log);
 	my %expected = map { split /\|/ } split /\n/, $standby->safe_psql('postgres', sprintf q{
