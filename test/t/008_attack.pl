@@ -52,36 +52,6 @@ $node->safe_psql('postgres', qq{
 });
 
 # ---------------------------------------------------------------------------
-# Time tells nothing: the one comparison is OpenSSL's
-# ---------------------------------------------------------------------------
-
-my $source = slurp_file("$FindBin::RealBin/../../src/signature.c");
-my ($compare) =
-  $source =~ /^SignaturesEqual\(.*?^\{\n(.*?)^\}/ms;
-
-like($compare, qr/^\treturn CRYPTO_memcmp\(a, b, SIGNATURE_BYTES\) == 0;\n\z/,
-	'signatures are compared by CRYPTO_memcmp alone');
-
-# The bytes of the given signature and the expected one are handed as a whole to
-# who makes and compares signatures; nobody else has a look.
-my @looked_at;
-for my $file (sort glob "$FindBin::RealBin/../../src/*.c")
-{
-	my $code = slurp_file($file);
-
-	$code =~ s{/\*.*?\*/|"(?:\\.|[^"\\])*"}{}sg;
-	$code =~ s/^\s+unsigned char (?:given|expected)\[SIGNATURE_BYTES\];//mg
-	  or next;
-	1 while $code =~ s/\b((?:DecodeSignature|SignBody|SignaturesEqual)\((?:[^()]|\([^()]*\))*?(?<=[\s(]))(?:given|expected)(?=[,)])/$1handed/;
-	push @looked_at, map { "$file: $_" } $code =~ /^.*\b(?:given|expected)\b.*$/mg;
-}
-is(join("\n", @looked_at), '', '... and by nothing else');
-my $module = slurp_file(
-	$node->safe_psql('postgres', "SELECT setting FROM pg_config WHERE name = 'PKGLIBDIR'")
-	  . '/gigs_webhooks.so');
-like($module, qr/\0CRYPTO_memcmp\0/, '... which the module calls');
-
-# ---------------------------------------------------------------------------
 # Settings that somebody brings along
 # ---------------------------------------------------------------------------
 
