@@ -368,7 +368,8 @@ for my $direct ('on', 'off')
 {
 	my $session = session($db, $direct);
 	my $rows = rows_of($node, $db);
-	my ($batch) = $large =~ s/5 \* n \+ 1/5 * n + 3/r;
+	my $offset = $direct eq 'on' ? 3 : 1_000_003;
+	my $batch = $large =~ s/5 \* n \+ 1/5 * n + $offset/r;
 	my @bad;
 	my $cancelled = 0;
 
