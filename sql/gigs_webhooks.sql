@@ -501,8 +501,11 @@ DECLARE
 	error_length integer;
 	not_before pg_catalog.text;
 	missing integer;
+	lock_statement pg_catalog.text;
 	statement pg_catalog.text;
 	last_key pg_catalog.text;
+	tables pg_catalog.oid[];
+	places pg_catalog.tid[];
 	restarted boolean := false;
 	taken bigint;
 	bad bigint;
@@ -580,8 +583,29 @@ BEGIN
 	);
 
 	-- Keys may be null, and the same in several rows: so rows are told apart by
-	-- where they lie.  An array holds a gigabyte: a batch ends before, and what
-	-- is longer than any body may be is cut.
+	-- where they lie.  That is where their latest versions lie, which somebody
+	-- may have made since this statement began; the next one sees them.
+	lock_statement := format(
+		$statement$
+		SELECT pg_catalog.array_agg(l.tableoid), pg_catalog.array_agg(l.ctid)
+		FROM (
+			SELECT i.tableoid, i.ctid
+			FROM %1$s AS i
+			WHERE i.%3$I IS NULL AND ($1 IS NULL OR i.%2$I %4$s $1::%5$s)
+			ORDER BY i.%2$I
+			LIMIT $2
+			FOR UPDATE SKIP LOCKED
+		) AS l
+		$statement$,
+		full_name,
+		key,
+		outcome,
+		not_before,
+		types[1]
+	);
+
+	-- An array holds a gigabyte: a batch ends before, and what is longer than any
+	-- body may be is cut.
 	statement := format(
 		$statement$
 		WITH locked AS MATERIALIZED (
@@ -590,19 +614,20 @@ BEGIN
 				i.ctid,
 				i.%2$I AS key,
 				%3$s AS body,
-				i.%4$I::pg_catalog.text AS signature
-			FROM %1$s AS i
-			WHERE i.%5$I IS NULL AND ($1 IS NULL OR i.%2$I %9$s $1::%7$s)
-			ORDER BY i.%2$I
-			LIMIT $2
-			FOR UPDATE SKIP LOCKED
+				i.%4$I::pg_catalog.text AS signature,
+				l.place
+			FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))
+				WITH ORDINALITY AS l (in_table, at, place)
+			JOIN %1$s AS i
+				ON i.tableoid OPERATOR(pg_catalog.=) l.in_table
+				AND i.ctid OPERATOR(pg_catalog.=) l.at
 		), numbered AS (
 			SELECT
 				l.*,
 				pg_catalog.row_number() OVER w AS ord,
 				pg_catalog.sum(pg_catalog.octet_length(l.body)) OVER w AS size
 			FROM locked AS l
-			WINDOW w AS (ORDER BY l.key ROWS UNBOUNDED PRECEDING)
+			WINDOW w AS (ORDER BY l.place ROWS UNBOUNDED PRECEDING)
 		), taken AS MATERIALIZED (
 			SELECT
 				n.tableoid,
@@ -627,7 +652,7 @@ BEGIN
 				FROM taken AS t
 				HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0
 			) AS a
-			CROSS JOIN LATERAL %10$s.ingest_gig_events(a.bodies, a.signatures) AS r
+			CROSS JOIN LATERAL %8$s.ingest_gig_events(a.bodies, a.signatures) AS r
 		), done AS MATERIALIZED (
 			SELECT t.tableoid, t.ctid, t.key, r.*
 			FROM taken AS t
@@ -635,11 +660,11 @@ BEGIN
 		), marked AS (
 			UPDATE %1$s AS i
 			SET
-				%5$I = d.outcome::pg_catalog.text::%8$s,
+				%5$I = d.outcome::pg_catalog.text::%7$s,
 				%6$I = pg_catalog.left(
 					d.sqlstate OPERATOR(pg_catalog.||) ': ' OPERATOR(pg_catalog.||) d.message,
-					%11$s
-				)::%12$s
+					%9$s
+				)::%10$s
 			FROM done AS d
 			WHERE i.tableoid OPERATOR(pg_catalog.=) d.tableoid
 				AND i.ctid OPERATOR(pg_catalog.=) d.ctid
@@ -663,9 +688,7 @@ BEGIN
 		signature,
 		outcome,
 		error,
-		types[1],
 		types[4],
-		not_before,
 		(
 			SELECT quote_ident(n.nspname)
 			FROM pg_extension AS e
@@ -680,8 +703,9 @@ BEGIN
 	drained := 0;
 	rejected := 0;
 	LOOP
-		EXECUTE statement INTO taken, bad, last_key, marked USING last_key, batch;
-		IF taken OPERATOR(pg_catalog.>) 0 AND marked OPERATOR(pg_catalog.=) 0 THEN
+		EXECUTE lock_statement INTO tables, places USING last_key, batch;
+		EXECUTE statement INTO taken, bad, last_key, marked USING tables, places;
+		IF marked OPERATOR(pg_catalog.<>) taken THEN
 			RAISE triggered_data_change_violation USING
 				MESSAGE = pg_catalog.format('rows of table "%s" could not be marked as drained', table_name),
 				HINT = 'A trigger or rule of the table may have kept them from being updated.';
@@ -912,8 +936,10 @@ BEGIN
 	END IF;
 
 	EXECUTE format('SELECT %s.gig_become_owner()', schema);
+	-- updated even where it is signed already: whoever renames or drops it with an
+	-- older snapshot, which does not have the new secret, has to try again
 	EXECUTE format(
-		'SELECT FROM %s.gig_subscription AS s WHERE s.name = $1 FOR UPDATE',
+		'UPDATE %s.gig_subscription AS s SET signed = true WHERE s.name = $1',
 		schema
 	) USING add_gig_secret.name;
 	GET DIAGNOSTICS nrows = ROW_COUNT;
@@ -942,10 +968,6 @@ BEGIN
 		'INSERT INTO %s.gig_subscription_secret (name, secret) VALUES ($1, $2)',
 		schema
 	) USING add_gig_secret.name, add_gig_secret.secret;
-	EXECUTE format(
-		'UPDATE %s.gig_subscription AS s SET signed = true WHERE s.name = $1 AND NOT s.signed',
-		schema
-	) USING add_gig_secret.name;
 EXCEPTION
 	-- its detail would show the row, and so the secret
 	WHEN integrity_constraint_violation THEN

@@ -109,7 +109,7 @@ LockAccountsDirectly(const GigSchema *schema, GigDirect *direct,
 	for (int i = 0; i < naccounts; i++)
 	{
 		TupleTableSlot *row =
-			LockRow(direct, TABLE_ACCOUNT_SYNC, &accounts[i].tid);
+			LockRow(direct, TABLE_ACCOUNT_SYNC, &accounts[i], &accounts[i].tid);
 
 		if (row == NULL)
 		{
@@ -266,7 +266,8 @@ AppendNewAccount(StringInfo text, const GigSchema *schema)
 			appendStringInfoString(text, ", NULL");
 			continue;
 		}
-		getTypeOutputInfo(GigColumnTypeOid(schema, column), &output, &is_varlena);
+		getTypeOutputInfo(GigColumnTypeOid(schema, column), &output,
+						  &is_varlena);
 		value = OidOutputFunctionCall(output,
 									  GigColumnDatum(schema, column, &account));
 		appendStringInfo(text, ", %s", quote_literal_cstr(value));

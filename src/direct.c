@@ -73,6 +73,8 @@ static struct
 
 static bool TablesAreOrdinary(const GigSchema *schema);
 static bool TableIsOrdinary(const GigSchema *schema, GigTable table);
+static bool HasKey(GigDirect *direct, GigTable table, TupleTableSlot *slot,
+				   const void *key);
 static bool ColumnsAreOurs(const GigSchema *schema, GigTable table,
 						   TupleDesc tupdesc);
 static bool KeyIsOurs(Relation relation, int nkeys);
@@ -245,10 +247,12 @@ FindRow(GigDirect *direct, GigTable table, const void *key)
 
 /*
  * Locks the row that has been found where tid says, and reads its latest
- * version.  Returns NULL if it has been deleted meanwhile.
+ * version.  Returns NULL if it has been deleted meanwhile, or given another
+ * key.
  */
 TupleTableSlot *
-LockRow(GigDirect *direct, GigTable table, const ItemPointerData *tid)
+LockRow(GigDirect *direct, GigTable table, const void *key,
+		const ItemPointerData *tid)
 {
 	OpenTable *open = GetTable(direct, table);
 	ItemPointerData found = *tid; /* it may be in the slot that is filled */
@@ -264,6 +268,8 @@ LockRow(GigDirect *direct, GigTable table, const ItemPointerData *tid)
 	switch (result)
 	{
 		case TM_Ok:
+			if (failure.traversed && !HasKey(direct, table, open->found, key))
+				return NULL;
 			return open->found;
 		case TM_Deleted:
 			return NULL;
@@ -271,6 +277,28 @@ LockRow(GigDirect *direct, GigTable table, const ItemPointerData *tid)
 			elog(ERROR, "unexpected result of table_tuple_lock: %d",
 				 (int) result);
 	}
+}
+
+static bool
+HasKey(GigDirect *direct, GigTable table, TupleTableSlot *slot, const void *key)
+{
+	const GigTableInfo *info = &gig_tables[table];
+
+	for (int i = 0; i < info->nkeys; i++)
+	{
+		const GigColumn *column = &info->columns[i];
+		bool isnull;
+		Datum value = slot_getattr(slot, i + 1, &isnull);
+
+		/* it is a key, so it isn't null */
+		if (!DatumGetBool(
+				OidFunctionCall2(column->type == COLUMN_UUID ? F_UUID_EQ
+															 : F_BYTEAEQ,
+								 value,
+								 GigColumnDatum(direct->schema, column, key))))
+			return false;
+	}
+	return true;
 }
 
 /*
@@ -424,7 +452,8 @@ ColumnsAreOurs(const GigSchema *schema, GigTable table, TupleDesc tupdesc)
 
 		if (attribute->attisdropped ||
 			strcmp(NameStr(attribute->attname), info->columns[i].name) != 0 ||
-			attribute->atttypid != GigColumnTypeOid(schema, &info->columns[i]))
+			attribute->atttypid != GigColumnTypeOid(schema, &info->columns[i]) ||
+			attribute->atttypmod != -1)
 			return false;
 	}
 	return true;

@@ -23,7 +23,7 @@ extern void RefreshDirect(GigDirect *direct);
 extern TupleTableSlot *FindRow(GigDirect *direct, GigTable table,
 							   const void *key);
 extern TupleTableSlot *LockRow(GigDirect *direct, GigTable table,
-							   const ItemPointerData *tid);
+							   const void *key, const ItemPointerData *tid);
 extern void InsertRow(GigDirect *direct, GigTable table, const void *row,
 					  uint32 present);
 extern void InsertRows(GigDirect *direct);

@@ -107,7 +107,7 @@ WriteDirectly(GigWriter *writer, GigWrite write, const void *row, uint32 present
 	{
 		old = FindRow(direct, table, row);
 		if (old != NULL)
-			old = LockRow(direct, table, &old->tts_tid);
+			old = LockRow(direct, table, row, &old->tts_tid);
 	}
 	if (old != NULL)
 		UpdateRow(direct, table, &old->tts_tid, row, present);

@@ -60,6 +60,12 @@ SELECT right(account_id::text, 1) AS account, l.note, a.note, d.note, c.note
 FROM gigs.gig_event_log AS l JOIN gigs.gig_account_sync AS a USING (account_id) JOIN gigs.gig_delivery AS d USING (account_id) JOIN gigs.gig_change AS c USING (account_id)
 WHERE right(account_id::text, 1) > '1' ORDER BY 1;
 SELECT pg_temp.alter_all('DROP COLUMN note');
+-- ... and what he makes less exact is
+ALTER TABLE gigs.gig_change ALTER COLUMN changed_at TYPE timestamptz(0);
+UPDATE gigs.gig_change SET changed_at = '2000-01-01';
+SELECT count(gigs.ingest_gig_event(pg_temp.another(n), NULL)) FROM generate_series(10, 14) AS n;
+SELECT count(*) FROM gigs.gig_change WHERE changed_at <> date_trunc('second', changed_at);
+ALTER TABLE gigs.gig_change ALTER COLUMN changed_at TYPE timestamptz;
 -- ... while ours begin as they always do, whatever their defaults are
 SELECT string_agg(format('ALTER COLUMN %I SET DEFAULT %L', attname, CASE atttypid WHEN 'timestamptz'::regtype THEN '2000-01-01' WHEN 'gigs.gig_sync_state'::regtype THEN 'fully_synced' WHEN 'gigs.gig_event_kind'::regtype THEN 'gigs.removed' ELSE '7' END), ', ' ORDER BY attnum) AS sevens,
 	string_agg(format('ALTER COLUMN %I DROP DEFAULT', attname), ', ' ORDER BY attnum) AS none
