@@ -231,6 +231,20 @@ for my $dbname (sort keys %databases)
 		'1|0', "$encoding: the account is rebuilt");
 }
 
+# A body is the same for all rows, and each has its own secret.
+for my $dbname (sort keys %databases)
+{
+	my $body = '{"event":"gigs.added","name":"café"}';
+
+	is( query(
+			$dbname,
+			"SELECT count(*), bool_and(sign_gig_event('$body'::text, s) = sign_gig_event('\\x"
+			  . unpack('H*', encode('UTF-8', $body))
+			  . "'::bytea, s)) FROM (SELECT repeat('s', 40 * n) FROM generate_series(1, 50) AS n) AS v (s)"),
+		'50|t',
+		"$dbname: a constant body is signed in each row");
+}
+
 # Where the database knows no encoding, a secret may be anything: it is good as
 # it is, and no other subscription suffers from it.
 query('sql_ascii', q{SELECT create_gig_subscription('bytes', 'https://example.com/', E'\\xff\\xc0')});
