@@ -98,8 +98,7 @@ ApplyGigItems(const GigSchema *schema, GigItem **items, int nitems)
 		return;
 	PreventCommandIfReadOnly("INSERT");
 	/* once they are locked nobody can make them anything else */
-	for (int i = 0; i < GIG_TABLES; i++)
-		LockGigTable(schema, &schema->tables[i], RowExclusiveLock);
+	LockGigTables(schema, RowExclusiveLock);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	BecomeOwner(schema, &caller);

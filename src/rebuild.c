@@ -71,8 +71,7 @@ rebuild_gig_sync(PG_FUNCTION_ARGS)
 	tupdesc = BlessTupleDesc(tupdesc);
 
 	/* the owner stays who he is now; a stronger lock is taken in his name */
-	LockGigTable(rebuild.schema, &rebuild.schema->tables[TABLE_ACCOUNT_SYNC],
-				 AccessShareLock);
+	LockGigTables(rebuild.schema, AccessShareLock);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	BecomeOwner(rebuild.schema, &caller);

@@ -44,6 +44,7 @@ const char *const gig_outcome_names[GIG_OUTCOMES] = {
 
 static GigSchema cached_schema;
 static bool cached_schema_valid = false;
+static bool columns_checked;
 static bool forgotten_meanwhile = false; /* while it was being looked up */
 static MemoryContext schema_context = NULL;
 
@@ -54,6 +55,7 @@ static Oid LookupEnum(const char *name, Oid namespace_id,
 					  const char *const *names, Oid *labels, int nlabels);
 static Oid TableOwner(Oid table);
 static Oid OthersTable(const GigSchema *schema);
+static void CheckColumns(const GigSchema *schema, GigTable table);
 static Oid GetOwner(const GigSchema *schema);
 static void ForgetSchema(Datum arg, int cacheid, uint32 hashvalue);
 static void ForgetSchemaOfTable(Datum arg, Oid table);
@@ -152,6 +154,7 @@ LoadSchema(Oid namespace_id)
 	}
 	else
 		pfree(name);
+	columns_checked = false;
 	cached_schema = schema;
 	cached_schema_valid = !forgotten_meanwhile;
 }
@@ -178,6 +181,58 @@ LockGigTable(const GigSchema *schema, const Oid *table, LOCKMODE mode)
 			return;
 		UnlockRelationOid(locked, mode);
 	}
+}
+
+/*
+ * Locks the tables that events change, in one order: until the transaction ends
+ * nobody can change what they are and whose.
+ */
+void
+LockGigTables(const GigSchema *schema, LOCKMODE mode)
+{
+	for (int i = 0; i < GIG_TABLES; i++)
+		LockGigTable(schema, &schema->tables[i], mode);
+	if (!columns_checked)
+	{
+		for (int i = 0; i < GIG_TABLES; i++)
+			CheckColumns(schema, (GigTable) i);
+		columns_checked = true;
+	}
+}
+
+/*
+ * The owner may have altered a table, so the types of its columns are checked
+ * before any value is taken for what it should be.
+ */
+static void
+CheckColumns(const GigSchema *schema, GigTable table)
+{
+	const GigTableInfo *info = &gig_tables[table];
+
+	for (int i = 0; i < info->ncolumns; i++)
+	{
+		const char *name = info->columns[i].name;
+		Oid type = GigColumnTypeOid(schema, &info->columns[i]);
+		AttrNumber attnum = get_attnum(schema->tables[table], name);
+
+		if (attnum <= 0 ||
+			getBaseType(get_atttype(schema->tables[table], attnum)) != type)
+			ThrowColumnError(name, info->name, type);
+	}
+}
+
+/*
+ * Raises that a column is not what it should be.
+ */
+void
+ThrowColumnError(const char *column, const char *table, Oid type)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("column \"%s\" of table \"%s\" is missing or not of type %s",
+					column, table, format_type_be(type)),
+			 errhint(
+				 "If the extension has been upgraded, run ALTER EXTENSION gigs_webhooks UPDATE.")));
 }
 
 static Oid
@@ -341,6 +396,7 @@ gig_become_owner(PG_FUNCTION_ARGS)
 {
 	Oid user;
 	int security_context;
+	const GigSchema *schema = GetGigSchema(fcinfo);
 
 	GetUserIdAndSecContext(&user, &security_context);
 	if ((security_context & SECURITY_LOCAL_USERID_CHANGE) == 0)
@@ -348,6 +404,10 @@ gig_become_owner(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("function \"%s\" was not called by a SECURITY DEFINER function",
 						"gig_become_owner")));
-	SetUserIdAndSecContext(GetOwner(GetGigSchema(fcinfo)), security_context);
+	/* or their owner might be another by the time that they are used */
+	LockGigTables(schema, AccessShareLock);
+	LockGigTable(schema, &schema->subscription_table, AccessShareLock);
+	LockGigTable(schema, &schema->secret_table, AccessShareLock);
+	SetUserIdAndSecContext(GetOwner(schema), security_context);
 	PG_RETURN_VOID();
 }

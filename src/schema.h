@@ -74,6 +74,9 @@ typedef struct GigSchema
 extern const GigSchema *GetGigSchema(FunctionCallInfo fcinfo);
 extern void LockGigTable(const GigSchema *schema, const Oid *table,
 						 LOCKMODE mode);
+extern void LockGigTables(const GigSchema *schema, LOCKMODE mode);
+pg_noreturn extern void ThrowColumnError(const char *column, const char *table,
+										 Oid type);
 extern int FindEnumLabel(const Oid *labels, int nlabels, Oid label);
 
 /* Who called us, while we work in the owner's name. */

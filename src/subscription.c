@@ -273,13 +273,7 @@ GetColumn(Relation table, TupleTableSlot *slot, const char *name, Oid type,
 
 	if (attnum <= 0 ||
 		TupleDescAttr(RelationGetDescr(table), attnum - 1)->atttypid != type)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"%s\" of table \"%s\" is missing or not of type %s",
-						name, RelationGetRelationName(table),
-						format_type_be(type)),
-				 errhint(
-					 "If the extension has been upgraded, run ALTER EXTENSION gigs_webhooks UPDATE.")));
+		ThrowColumnError(name, RelationGetRelationName(table), type);
 	return slot_getattr(slot, attnum, isnull);
 }
 

@@ -81,6 +81,26 @@ SELECT accounts_skipped FROM gigs.rebuild_gig_sync();
 SELECT count(*) FROM accounts JOIN gigs.gig_account_sync AS a USING (account_id) WHERE accounts IS DISTINCT FROM a.*;
 DROP TABLE accounts;
 
+-- Columns are read only as what they should be
+ALTER TABLE gigs.gig_account_sync ALTER COLUMN added_total TYPE numeric;
+SELECT gigs.ingest_gig_event(pg_temp.another(2), NULL);
+SELECT * FROM gigs.rebuild_gig_sync();
+ALTER TABLE gigs.gig_account_sync ALTER COLUMN added_total TYPE bigint;
+ALTER TABLE gigs.gig_delivery ALTER COLUMN deliveries TYPE text;
+SELECT gigs.ingest_gig_event(pg_temp.another(2), NULL);
+ALTER TABLE gigs.gig_delivery ALTER COLUMN deliveries TYPE integer USING deliveries::integer;
+ALTER TABLE gigs.gig_account_sync RENAME COLUMN user_id TO old_user;
+ALTER TABLE gigs.gig_account_sync ALTER COLUMN old_user DROP NOT NULL, ADD COLUMN user_id bigint NOT NULL DEFAULT 1;
+SELECT gigs.ingest_gig_event(pg_temp.another(2), NULL);
+ALTER TABLE gigs.gig_account_sync DROP COLUMN user_id;
+ALTER TABLE gigs.gig_account_sync RENAME COLUMN old_user TO user_id;
+CREATE DOMAIN gigs.total AS bigint CHECK (VALUE >= 0);
+ALTER TABLE gigs.gig_account_sync ALTER COLUMN updated_total TYPE gigs.total;
+SELECT gigs.ingest_gig_event(pg_temp.another(2), NULL);
+SELECT updated_total, events, duplicates FROM gigs.gig_account_sync WHERE right(account_id::text, 12) = '000000000002';
+ALTER TABLE gigs.gig_account_sync ALTER COLUMN updated_total TYPE bigint;
+DROP DOMAIN gigs.total;
+
 -- What is no ordinary table is no place for subscriptions and secrets
 SET ROLE regress_gigs_owner;
 ALTER TABLE gigs.gig_subscription RENAME TO subscription;
