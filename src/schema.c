@@ -56,6 +56,7 @@ static Oid LookupEnum(const char *name, Oid namespace_id,
 static Oid TableOwner(Oid table);
 static Oid OthersTable(const GigSchema *schema);
 static void CheckColumns(const GigSchema *schema, GigTable table);
+static int SecurityContext(Oid owner, Oid caller, int security_context);
 static Oid GetOwner(const GigSchema *schema);
 static void ForgetSchema(Datum arg, int cacheid, uint32 hashvalue);
 static void ForgetSchemaOfTable(Datum arg, Oid table);
@@ -358,6 +359,20 @@ FindEnumLabel(const Oid *labels, int nlabels, Oid label)
 }
 
 /*
+ * Where the owner is somebody else, what his triggers do must end with them: a
+ * cursor or a trigger that is left for the commit would run as the session's
+ * user, and a temporary table stay in his way.
+ */
+static int
+SecurityContext(Oid owner, Oid caller, int security_context)
+{
+	security_context |= SECURITY_LOCAL_USERID_CHANGE;
+	if (owner != caller)
+		security_context |= SECURITY_RESTRICTED_OPERATION;
+	return security_context;
+}
+
+/*
  * Goes on in the name of the tables' owner, with a search_path that holds
  * nothing of the caller's.
  *
@@ -369,9 +384,12 @@ FindEnumLabel(const Oid *labels, int nlabels, Oid label)
 void
 BecomeOwner(const GigSchema *schema, Caller *caller)
 {
+	Oid owner = GetOwner(schema);
+
 	GetUserIdAndSecContext(&caller->user, &caller->security_context);
-	SetUserIdAndSecContext(GetOwner(schema), caller->security_context |
-												 SECURITY_LOCAL_USERID_CHANGE);
+	caller->is_owner = owner == caller->user;
+	SetUserIdAndSecContext(owner, SecurityContext(owner, caller->user,
+												  caller->security_context));
 	caller->guc_nest_level = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
@@ -380,7 +398,7 @@ BecomeOwner(const GigSchema *schema, Caller *caller)
 void
 BecomeCaller(const Caller *caller)
 {
-	AtEOXact_GUC(true, caller->guc_nest_level);
+	AtEOXact_GUC(caller->is_owner, caller->guc_nest_level);
 	SetUserIdAndSecContext(caller->user, caller->security_context);
 }
 
@@ -397,6 +415,7 @@ gig_become_owner(PG_FUNCTION_ARGS)
 	Oid user;
 	int security_context;
 	const GigSchema *schema = GetGigSchema(fcinfo);
+	Oid owner;
 
 	GetUserIdAndSecContext(&user, &security_context);
 	if ((security_context & SECURITY_LOCAL_USERID_CHANGE) == 0)
@@ -408,6 +427,8 @@ gig_become_owner(PG_FUNCTION_ARGS)
 	LockGigTables(schema, AccessShareLock);
 	LockGigTable(schema, &schema->subscription_table, AccessShareLock);
 	LockGigTable(schema, &schema->secret_table, AccessShareLock);
-	SetUserIdAndSecContext(GetOwner(schema), security_context);
+	owner = GetOwner(schema);
+	SetUserIdAndSecContext(owner, SecurityContext(owner, GetOuterUserId(),
+												  security_context));
 	PG_RETURN_VOID();
 }

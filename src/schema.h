@@ -85,6 +85,7 @@ typedef struct Caller
 	Oid user;
 	int security_context;
 	int guc_nest_level;
+	bool is_owner;
 } Caller;
 
 extern void BecomeOwner(const GigSchema *schema, Caller *caller);

@@ -402,7 +402,8 @@ DECLARE
 	statement text;
 BEGIN
 	FOREACH statement IN ARRAY ARRAY['RESET ROLE', 'SET ROLE NONE', 'SET LOCAL ROLE NONE', 'SET SESSION AUTHORIZATION DEFAULT', 'RESET SESSION AUTHORIZATION',
-		'SELECT set_config(''role'', ''none'', false)', 'SELECT set_config(''session_authorization'', session_user, true)'] LOOP
+		'SELECT set_config(''role'', ''none'', false)', 'SELECT set_config(''session_authorization'', session_user, true)',
+		'DECLARE later CURSOR WITH HOLD FOR SELECT 1', 'CREATE TEMP TABLE shadow (n int)'] LOOP
 		BEGIN
 			EXECUTE statement;
 			RAISE WARNING '% in %: %', statement, tg_table_name, current_user;
@@ -422,6 +423,19 @@ SELECT gigs_private.create_gig_subscription('way out', 'https://example.com/');
 \set VERBOSITY default
 SELECT current_user = session_user AS same_user;
 DROP FUNCTION gigs_private.escape() CASCADE;
+-- ... and nothing that he sets stays
+CREATE FUNCTION gigs_private.stay() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config('search_path', 'evil, pg_catalog', false); RETURN NULL; END $$;
+ALTER FUNCTION gigs_private.stay() OWNER TO regress_gigs_owner;
+CREATE TRIGGER stay AFTER UPDATE ON gigs_private.gig_account_sync FOR EACH ROW EXECUTE FUNCTION gigs_private.stay();
+SELECT gigs_private.ingest_gig_event(test.body(5, 6), NULL);
+SHOW search_path;
+DROP FUNCTION gigs_private.stay() CASCADE;
+-- ... nor is a trigger of his left for the commit, when it would run as who calls
+CREATE FUNCTION gigs_private.defer() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'deferred, as %', current_user; RETURN NULL; END $$;
+ALTER FUNCTION gigs_private.defer() OWNER TO regress_gigs_owner;
+CREATE CONSTRAINT TRIGGER defer AFTER UPDATE ON gigs_private.gig_account_sync DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION gigs_private.defer();
+SELECT test.try(format('SELECT gigs_private.ingest_gig_event(%L, NULL)', test.body(5, 7)));
+DROP FUNCTION gigs_private.defer() CASCADE;
 -- ... tables of several owners are in nobody's name
 ALTER TABLE gigs_private.gig_change OWNER TO CURRENT_USER;
 SELECT test.try(format('SELECT gigs_private.ingest_gig_event(%L, NULL)', test.body(5, 5)));
