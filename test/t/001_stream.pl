@@ -374,6 +374,9 @@ sub forge
 		  grep { $_ ne $name } @names);
 }
 
+# The bodies that are broken as a whole and have not been drawn yet.
+my @broken_deck;
+
 # A delivery: body, signature and what is to be thought of it, which is
 # "event" with the event's fields, "ignored", or an SQLSTATE.
 sub random_delivery
@@ -489,23 +492,25 @@ sub random_delivery
 
 	if ($spoiled == 4)
 	{
-		($body, $verdict) = @{
-			pick(
-				[ undef, '22004' ],
-				[ '', '22032' ],
-				[ "$body}", '22032' ],
-				[ substr($body, 0, rindex($body, '}')), '22032' ],
-				[ "{\"name\" \"payroll\"}", '22032' ],
-				[ "{\"x\":\"\xff\",\"name\":\"payroll\"}", '22021' ],
-				[ "{\"x\":\"\xed\xa0\x80\",\"name\":\"payroll\"}", '22021' ],
-				[ substr($body, 0, -1) . "\0", '22021' ],
-				[ "[$body]", '22023' ],
-				[ '"payroll"', '22023' ],
-				[ '{"event":"gigs.added"}', '22023' ],
-				[ '{"name":null}', '22023' ],
-				[ '{"name":"pay\\u0000roll"}', '22P05' ],
-				[ '{"name":' . '[' x 300 . ']' x 300 . '}', '54000' ])
-		};
+		my @broken = (
+			[ undef, '22004' ],
+			[ '', '22032' ],
+			[ "$body}", '22032' ],
+			[ substr($body, 0, rindex($body, '}')), '22032' ],
+			[ "{\"name\" \"payroll\"}", '22032' ],
+			[ "{\"x\":\"\xff\",\"name\":\"payroll\"}", '22021' ],
+			[ "{\"x\":\"\xed\xa0\x80\",\"name\":\"payroll\"}", '22021' ],
+			[ substr($body, 0, -1) . "\0", '22021' ],
+			[ "[$body]", '22023' ],
+			[ '"payroll"', '22023' ],
+			[ '{"event":"gigs.added"}', '22023' ],
+			[ '{"name":null}', '22023' ],
+			[ '{"name":"pay\\u0000roll"}', '22P05' ],
+			[ '{"name":' . '[' x 300 . ']' x 300 . '}', '54000' ]);
+
+		# in turn, so that each is met
+		@broken_deck = shuffled(0 .. $#broken) if !@broken_deck;
+		($body, $verdict) = @{ $broken[ pop @broken_deck ] };
 		$signature = sign($body, 's3cret')
 		  if defined $body && chance(0.5);
 	}
