@@ -103,7 +103,7 @@ fuzz:
 	@test/fuzz/run
 
 torture:
-	@scripts/setup
+	@scripts/setup check
 	@GIGS_KILLS=$${GIGS_KILLS:-60} GIGS_LONG=1 \
 		scripts/check tap 005_memory 006_crash 007_stress 009_replication \
 			010_life 011_pooler 012_disk_full

@@ -92,6 +92,11 @@ SELECT * FROM gigs.rebuild_gig_sync();
 SELECT count(*) FROM gigs.gig_delivery;
 SELECT * FROM gigs.prune_gig_events('0');
 SELECT pg_temp.ingest('fully_synced', 6, 1);
+-- ... to its last minute, from the first delivery on
+UPDATE gigs.gig_delivery SET first_at = now() - interval '3 days' + interval '1 minute', last_at = now();
+SELECT * FROM gigs.prune_gig_events('0');
+SELECT pg_temp.ingest('fully_synced', 6, 1);
+UPDATE gigs.gig_delivery SET first_at = now();
 UPDATE gigs.gig_delivery SET first_at = first_at - interval '3 days' WHERE deliveries = 1;
 SELECT * FROM gigs.prune_gig_events('0', 10);
 SELECT * FROM gigs.prune_gig_events('0', 10);

@@ -244,6 +244,8 @@ for my $label (sort keys %secrets)
 	unlike($log, qr/\Q$secrets{$label}\E|$hex/, "the $label secret is not in the log");
 	unlike($told, qr/\Q$secrets{$label}\E|$hex/, "... nor told to a client");
 }
+unlike($told, qr/No subscription is named|The subscription has no secret|The signature (is|was) /,
+	'no client is told why a webhook is not authentic');
 unlike($log, qr/^\s*(?:LOG|FATAL):.*forged/m, 'a body makes no log line');
 unlike($log, qr/[\x00-\x08\x0b-\x1f\x7f]/, '... and puts no control character there');
 is((sort { $b <=> $a } map { length } grep { /No subscription is named|unsupported event/ && !/STATEMENT/ } split /\n/, $log)[0] < 300,
