@@ -73,6 +73,8 @@ static struct
 
 static bool TablesAreOrdinary(const GigSchema *schema);
 static bool TableIsOrdinary(const GigSchema *schema, GigTable table);
+static void InitKeys(GigDirect *direct, GigTable table, const void *key,
+					 ScanKey keys);
 static bool HasKey(GigDirect *direct, GigTable table, TupleTableSlot *slot,
 				   const void *key);
 static bool ColumnsAreOurs(const GigSchema *schema, GigTable table,
@@ -231,6 +233,21 @@ FindRow(GigDirect *direct, GigTable table, const void *key)
 	if (open->scan == NULL)
 		open->scan = BeginIndexScan(open->relation, open->key_index,
 									direct->snapshot, info->nkeys);
+	InitKeys(direct, table, key, keys);
+	index_rescan(open->scan, keys, info->nkeys, NULL, 0);
+	if (!index_getnext_slot(open->scan, ForwardScanDirection, open->found))
+		return NULL;
+	return open->found;
+}
+
+/*
+ * The key's columns are the table's first ones, as they are the index's.
+ */
+static void
+InitKeys(GigDirect *direct, GigTable table, const void *key, ScanKey keys)
+{
+	const GigTableInfo *info = &gig_tables[table];
+
 	for (int i = 0; i < info->nkeys; i++)
 	{
 		const GigColumn *column = &info->columns[i];
@@ -239,10 +256,6 @@ FindRow(GigDirect *direct, GigTable table, const void *key)
 					column->type == COLUMN_UUID ? F_UUID_EQ : F_BYTEAEQ,
 					GigColumnDatum(direct->schema, column, key));
 	}
-	index_rescan(open->scan, keys, info->nkeys, NULL, 0);
-	if (!index_getnext_slot(open->scan, ForwardScanDirection, open->found))
-		return NULL;
-	return open->found;
 }
 
 /*
@@ -282,20 +295,17 @@ LockRow(GigDirect *direct, GigTable table, const void *key,
 static bool
 HasKey(GigDirect *direct, GigTable table, TupleTableSlot *slot, const void *key)
 {
-	const GigTableInfo *info = &gig_tables[table];
+	ScanKeyData keys[MAX_KEYS];
 
-	for (int i = 0; i < info->nkeys; i++)
+	InitKeys(direct, table, key, keys);
+	for (int i = 0; i < gig_tables[table].nkeys; i++)
 	{
-		const GigColumn *column = &info->columns[i];
-		bool isnull;
-		Datum value = slot_getattr(slot, i + 1, &isnull);
+		bool isnull; /* never: it is a primary key */
+		Datum value = slot_getattr(slot, keys[i].sk_attno, &isnull);
 
-		/* it is a key, so it isn't null */
-		if (!DatumGetBool(
-				OidFunctionCall2(column->type == COLUMN_UUID ? F_UUID_EQ
-															 : F_BYTEAEQ,
-								 value,
-								 GigColumnDatum(direct->schema, column, key))))
+		if (!DatumGetBool(FunctionCall2Coll(&keys[i].sk_func,
+											keys[i].sk_collation, value,
+											keys[i].sk_argument)))
 			return false;
 	}
 	return true;
