@@ -44,7 +44,7 @@ const char *const gig_outcome_names[GIG_OUTCOMES] = {
 
 static GigSchema cached_schema;
 static bool cached_schema_valid = false;
-static bool columns_checked;
+static bool columns_checked = false;	 /* of the cached schema's tables */
 static bool forgotten_meanwhile = false; /* while it was being looked up */
 static MemoryContext schema_context = NULL;
 
@@ -398,6 +398,7 @@ BecomeOwner(const GigSchema *schema, Caller *caller)
 void
 BecomeCaller(const Caller *caller)
 {
+	/* what somebody else's triggers have set goes with their name */
 	AtEOXact_GUC(caller->is_owner, caller->guc_nest_level);
 	SetUserIdAndSecContext(caller->user, caller->security_context);
 }

@@ -232,7 +232,7 @@ ReadSecret(Relation table, TupleTableSlot *slot)
 		GetColumn(table, slot, "retired_at", TIMESTAMPTZOID, &isnull);
 	Subscription *subscription = FindSubscription(name);
 
-	/* the foreign key leaves no secret without its subscription */
+	/* no constraint keeps a secret from being there without its subscription */
 	if (subscription != NULL)
 	{
 		Secret *added;
