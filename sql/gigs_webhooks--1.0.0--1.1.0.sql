@@ -67,11 +67,18 @@ CREATE TRIGGER gig_subscription_cascade_truncate
 	AFTER TRUNCATE ON @extschema@.gig_subscription
 	FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.gig_subscription_cascade();
 
+CREATE FUNCTION @extschema@.gig_body_bytes(body text)
+RETURNS bytea
+AS 'MODULE_PATHNAME', 'gig_body_bytes'
+LANGUAGE C STRICT STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.gig_body_bytes(text) IS
+	'what was signed of a body that is text: its UTF-8 bytes; if it has none, bytes that are refused as a body';
+
 REVOKE ALL ON FUNCTION
 	@extschema@.gig_become_owner(),
 	@extschema@.gig_subscription_cascade()
 FROM PUBLIC;
--- Default privileges may have granted it, to anyone.
+-- Default privileges may have granted them, to anyone.
 DO $$
 DECLARE
 	granted record;
@@ -80,6 +87,7 @@ BEGIN
 		SELECT p.oid::pg_catalog.regprocedure AS function, a.grantee::pg_catalog.regrole
 		FROM pg_catalog.pg_proc AS p, pg_catalog.aclexplode(p.proacl) AS a
 		WHERE p.oid IN (
+				'@extschema@.gig_body_bytes(text)'::pg_catalog.regprocedure,
 				'@extschema@.gig_become_owner()'::pg_catalog.regprocedure,
 				'@extschema@.gig_subscription_cascade()'::pg_catalog.regprocedure
 			)
@@ -108,6 +116,7 @@ AS $$
 DECLARE
 	caller_path CONSTANT pg_catalog.text := pg_catalog.current_setting('search_path');
 	columns CONSTANT pg_catalog.text[] := ARRAY[key, body, signature, outcome, error];
+	schema pg_catalog.text;
 	table_name pg_catalog.text;
 	full_name pg_catalog.text;
 	types pg_catalog.text[];
@@ -131,6 +140,12 @@ BEGIN
 		RAISE invalid_parameter_value
 			USING MESSAGE = 'batch must be greater than zero';
 	END IF;
+
+	SELECT quote_ident(n.nspname)
+	INTO schema
+	FROM pg_extension AS e
+	JOIN pg_namespace AS n ON n.oid = e.extnamespace
+	WHERE e.extname = 'gigs_webhooks';
 
 	SELECT c.relname, format('%I.%I', n.nspname, c.relname)
 	INTO table_name, full_name
@@ -297,18 +312,13 @@ BEGIN
 		key,
 		CASE
 			WHEN base_types[2] = 'bytea'::regtype THEN format('i.%I::pg_catalog.bytea', body)
-			ELSE format('pg_catalog.convert_to(i.%I::pg_catalog.text, ''UTF8'')', body)
+			ELSE format('%s.gig_body_bytes(i.%I::pg_catalog.text)', schema, body)
 		END,
 		signature,
 		outcome,
 		error,
 		types[4],
-		(
-			SELECT quote_ident(n.nspname)
-			FROM pg_extension AS e
-			JOIN pg_namespace AS n ON n.oid = e.extnamespace
-			WHERE e.extname = 'gigs_webhooks'
-		),
+		schema,
 		coalesce(error_length, 2147483647),
 		types[5]
 	);
@@ -372,6 +382,8 @@ BEGIN
 		RAISE program_limit_exceeded
 			USING MESSAGE = 'subscription name must not be longer than 1024 bytes';
 	END IF;
+	-- raises if no webhook could spell it
+	PERFORM convert_to(create_gig_subscription.name, 'UTF8');
 	IF coalesce(create_gig_subscription.url, '') = '' THEN
 		RAISE invalid_parameter_value
 			USING MESSAGE = 'subscription URL must not be empty';
@@ -392,6 +404,9 @@ BEGIN
 		RAISE invalid_parameter_value
 			USING MESSAGE = 'secret must not be empty';
 	END IF;
+	-- it must have a form in UTF-8, with which is signed
+	EXECUTE format('SELECT %s.sign_gig_event(''\x''::bytea, $1)', schema)
+	USING create_gig_subscription.secret;
 
 	EXECUTE format('SELECT %s.gig_become_owner()', schema);
 	EXECUTE format(
@@ -451,6 +466,9 @@ BEGIN
 		RAISE invalid_parameter_value
 			USING MESSAGE = 'secret must not be empty';
 	END IF;
+	-- it must have a form in UTF-8, with which is signed
+	EXECUTE format('SELECT %s.sign_gig_event(''\x''::bytea, $1)', schema)
+	USING add_gig_secret.secret;
 
 	EXECUTE format('SELECT %s.gig_become_owner()', schema);
 	-- updated even where it is signed already: whoever renames or drops it with an

@@ -382,6 +382,13 @@ LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(text, text, bytea) IS
 	'whether a signature is good for a body; false, never null, where anything is missing';
 
+CREATE FUNCTION @extschema@.gig_body_bytes(body text)
+RETURNS bytea
+AS 'MODULE_PATHNAME', 'gig_body_bytes'
+LANGUAGE C STRICT STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.gig_body_bytes(text) IS
+	'what was signed of a body that is text: its UTF-8 bytes; if it has none, bytes that are refused as a body';
+
 --
 -- Settings, for SQL
 --
@@ -494,6 +501,7 @@ AS $$
 DECLARE
 	caller_path CONSTANT pg_catalog.text := pg_catalog.current_setting('search_path');
 	columns CONSTANT pg_catalog.text[] := ARRAY[key, body, signature, outcome, error];
+	schema pg_catalog.text;
 	table_name pg_catalog.text;
 	full_name pg_catalog.text;
 	types pg_catalog.text[];
@@ -517,6 +525,12 @@ BEGIN
 		RAISE invalid_parameter_value
 			USING MESSAGE = 'batch must be greater than zero';
 	END IF;
+
+	SELECT quote_ident(n.nspname)
+	INTO schema
+	FROM pg_extension AS e
+	JOIN pg_namespace AS n ON n.oid = e.extnamespace
+	WHERE e.extname = 'gigs_webhooks';
 
 	SELECT c.relname, format('%I.%I', n.nspname, c.relname)
 	INTO table_name, full_name
@@ -683,18 +697,13 @@ BEGIN
 		key,
 		CASE
 			WHEN base_types[2] = 'bytea'::regtype THEN format('i.%I::pg_catalog.bytea', body)
-			ELSE format('pg_catalog.convert_to(i.%I::pg_catalog.text, ''UTF8'')', body)
+			ELSE format('%s.gig_body_bytes(i.%I::pg_catalog.text)', schema, body)
 		END,
 		signature,
 		outcome,
 		error,
 		types[4],
-		(
-			SELECT quote_ident(n.nspname)
-			FROM pg_extension AS e
-			JOIN pg_namespace AS n ON n.oid = e.extnamespace
-			WHERE e.extname = 'gigs_webhooks'
-		),
+		schema,
 		coalesce(error_length, 2147483647),
 		types[5]
 	);
@@ -853,6 +862,8 @@ BEGIN
 		RAISE program_limit_exceeded
 			USING MESSAGE = 'subscription name must not be longer than 1024 bytes';
 	END IF;
+	-- raises if no webhook could spell it
+	PERFORM convert_to(create_gig_subscription.name, 'UTF8');
 	IF coalesce(create_gig_subscription.url, '') = '' THEN
 		RAISE invalid_parameter_value
 			USING MESSAGE = 'subscription URL must not be empty';
@@ -873,6 +884,9 @@ BEGIN
 		RAISE invalid_parameter_value
 			USING MESSAGE = 'secret must not be empty';
 	END IF;
+	-- it must have a form in UTF-8, with which is signed
+	EXECUTE format('SELECT %s.sign_gig_event(''\x''::bytea, $1)', schema)
+	USING create_gig_subscription.secret;
 
 	EXECUTE format('SELECT %s.gig_become_owner()', schema);
 	EXECUTE format(
@@ -934,6 +948,9 @@ BEGIN
 		RAISE invalid_parameter_value
 			USING MESSAGE = 'secret must not be empty';
 	END IF;
+	-- it must have a form in UTF-8, with which is signed
+	EXECUTE format('SELECT %s.sign_gig_event(''\x''::bytea, $1)', schema)
+	USING add_gig_secret.secret;
 
 	EXECUTE format('SELECT %s.gig_become_owner()', schema);
 	-- updated even where it is signed already: whoever renames or drops it with an

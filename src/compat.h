@@ -92,6 +92,74 @@ ValidUtf8Length(const char *s, int len)
 #endif
 }
 
+#if PG_VERSION_NUM < 140000
+/* A conversion holds nothing that its error would leave behind. */
+static inline bool
+TryConversion(Oid conversion, int from, int to, const char *s, int len,
+			  char *result)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool converted = true;
+
+	PG_TRY();
+	{
+		OidFunctionCall5(conversion, Int32GetDatum(from), Int32GetDatum(to),
+						 CStringGetDatum(s), CStringGetDatum(result),
+						 Int32GetDatum(len));
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		if (geterrcode() != ERRCODE_UNTRANSLATABLE_CHARACTER &&
+			geterrcode() != ERRCODE_CHARACTER_NOT_IN_REPERTOIRE)
+			PG_RE_THROW();
+		FlushErrorState();
+		converted = false;
+	}
+	PG_END_TRY();
+	return converted;
+}
+#endif
+
+/*
+ * Converts as much of a string as can be, which is "converted" bytes of it.
+ * Before PostgreSQL 14 a conversion can only raise, and doesn't say where: so
+ * the characters are tried one by one.
+ */
+static inline char *
+ConvertPrefix(Oid conversion, int from, int to, const char *s, int len,
+			  int *converted)
+{
+	Size size = (Size) len * MAX_CONVERSION_GROWTH + 1;
+	char *result = MemoryContextAllocHuge(CurrentMemoryContext, size);
+#if PG_VERSION_NUM >= 140000
+	*converted =
+		pg_do_encoding_conversion_buf(conversion, from, to, (unsigned char *) s,
+									  len, (unsigned char *) result, (int) size,
+									  true);
+#else
+	char *end = result;
+	int done = 0;
+
+	*converted = len;
+	if (TryConversion(conversion, from, to, s, len, result))
+		return result;
+	while (done < len)
+	{
+		int char_len = Min(pg_encoding_mblen(from, s + done), len - done);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!TryConversion(conversion, from, to, s + done, char_len, end))
+			break;
+		end += strlen(end);
+		done += char_len;
+	}
+	*end = '\0';
+	*converted = done;
+#endif
+	return result;
+}
+
 static inline void
 ReleasePlan(CachedPlan *plan)
 {

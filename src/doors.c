@@ -19,6 +19,7 @@
 #include "utils/tuplestore.h"
 
 #include "arguments.h"
+#include "encoding.h"
 #include "ingest.h"
 
 /* The columns that tell what became of an event, from the first. */
@@ -244,5 +245,5 @@ BeginResultSet(FunctionCallInfo fcinfo, TupleDesc *tupdesc)
 	return rows;
 }
 
-TEXT_BODY_OVERLOAD(ingest_gig_event)
-TEXT_BODY_OVERLOAD(try_ingest_gig_event)
+TEXT_BODY_OVERLOAD(ingest_gig_event, TextToBody)
+TEXT_BODY_OVERLOAD(try_ingest_gig_event, TextToBody)

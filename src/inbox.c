@@ -20,7 +20,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-#include "arguments.h"
+#include "encoding.h"
 #include "ingest.h"
 
 /* The columns, in the order of the trigger's arguments. */
@@ -251,7 +251,7 @@ ReadInput(const TriggerData *trigger, const AttrNumber *attnums, GigInput *input
 		if (getBaseType(type) == BYTEAOID)
 			input->body = (bytea *) DatumGetPointer(value);
 		else
-			input->body = TextToUtf8(DatumGetTextPP(value));
+			input->body = TextToBody(DatumGetTextPP(value));
 	}
 
 	value = heap_getattr(row, attnums[INBOX_SIGNATURE], tupdesc, &isnull);

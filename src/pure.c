@@ -19,6 +19,7 @@
 
 #include "arguments.h"
 #include "compat.h"
+#include "encoding.h"
 #include "event.h"
 #include "ingest.h"
 #include "plan.h"
@@ -47,6 +48,7 @@ static Datum FieldDatum(const GigEvent *event, int field);
 static text *SignWith(const bytea *body, const char *secret, size_t len);
 static bool VerifyWith(const bytea *body, const text *signature,
 					   const char *secret, size_t len);
+static bytea *BodyToUtf8(text *body);
 
 /*
  * parse_gig_event(body bytea) returns gig_event
@@ -276,6 +278,19 @@ FieldDatum(const GigEvent *event, int field)
 }
 
 /*
+ * gig_body_bytes(body text) returns bytea
+ *
+ * What was signed of a body that is text: its UTF-8 bytes.  Where it has none
+ * the result is no UTF-8 either, and so refused wherever it is handed in.
+ */
+PG_FUNCTION_INFO_V1(gig_body_bytes);
+Datum
+gig_body_bytes(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BYTEA_P(TextToBody(PG_GETARG_TEXT_PP(0)));
+}
+
+/*
  * sign_gig_event(body bytea, secret text or bytea) returns text
  *
  * The signature that Argyle would send: HMAC-SHA512 of the body, in lower-case
@@ -285,7 +300,7 @@ PG_FUNCTION_INFO_V1(sign_gig_event);
 Datum
 sign_gig_event(PG_FUNCTION_ARGS)
 {
-	bytea *secret = Utf8Argument(fcinfo, 1);
+	bytea *secret = TextToUtf8(PG_GETARG_TEXT_PP(1), "secret");
 
 	PG_RETURN_TEXT_P(SignWith(PG_GETARG_BYTEA_PP(0), VARDATA_ANY(secret),
 							  VARSIZE_ANY_EXHDR(secret)));
@@ -336,7 +351,7 @@ verify_gig_signature(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
 		PG_RETURN_BOOL(false);
-	secret = Utf8Argument(fcinfo, 2);
+	secret = TextToUtf8(PG_GETARG_TEXT_PP(2), "secret");
 	PG_RETURN_BOOL(VerifyWith(PG_GETARG_BYTEA_PP(0), PG_GETARG_TEXT_PP(1),
 							  VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret)));
 }
@@ -374,13 +389,19 @@ VerifyWith(const bytea *body, const text *signature, const char *secret,
 	return SignaturesEqual(expected, given);
 }
 
-TEXT_BODY_OVERLOAD(parse_gig_event)
-TEXT_BODY_OVERLOAD(parse_gigs_added)
-TEXT_BODY_OVERLOAD(parse_gigs_updated)
-TEXT_BODY_OVERLOAD(parse_gigs_removed)
-TEXT_BODY_OVERLOAD(parse_gigs_partially_synced)
-TEXT_BODY_OVERLOAD(parse_gigs_fully_synced)
-TEXT_BODY_OVERLOAD(sign_gig_event)
-TEXT_BODY_OVERLOAD(sign_gig_event_with_bytes)
-TEXT_BODY_OVERLOAD(verify_gig_signature)
-TEXT_BODY_OVERLOAD(verify_gig_signature_with_bytes)
+static bytea *
+BodyToUtf8(text *body)
+{
+	return TextToUtf8(body, "webhook body");
+}
+
+TEXT_BODY_OVERLOAD(parse_gig_event, TextToBody)
+TEXT_BODY_OVERLOAD(parse_gigs_added, TextToBody)
+TEXT_BODY_OVERLOAD(parse_gigs_updated, TextToBody)
+TEXT_BODY_OVERLOAD(parse_gigs_removed, TextToBody)
+TEXT_BODY_OVERLOAD(parse_gigs_partially_synced, TextToBody)
+TEXT_BODY_OVERLOAD(parse_gigs_fully_synced, TextToBody)
+TEXT_BODY_OVERLOAD(sign_gig_event, BodyToUtf8)
+TEXT_BODY_OVERLOAD(sign_gig_event_with_bytes, BodyToUtf8)
+TEXT_BODY_OVERLOAD(verify_gig_signature, BodyToUtf8)
+TEXT_BODY_OVERLOAD(verify_gig_signature_with_bytes, BodyToUtf8)

@@ -26,14 +26,14 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "arguments.h"
 #include "compat.h"
+#include "encoding.h"
 #include "signature.h"
 #include "subscription.h"
 
 typedef struct Secret
 {
-	SignatureKey *key;		/* NULL: empty, which anyone could sign with */
+	SignatureKey *key;		/* NULL: nobody is to sign with it */
 	TimestampTz retired_at; /* DT_NOEND: not retired */
 } Secret;
 
@@ -194,10 +194,15 @@ ReadSubscription(Relation table, TupleTableSlot *slot)
 {
 	static int capacity;
 	Subscription *added;
-	MemoryContext old_context;
+	char *name;
 	size_t len;
 	bool isnull;
+	MemoryContext old_context = MemoryContextSwitchTo(subscription_context);
 
+	name = GetUtf8Column(table, slot, "name", &len);
+	MemoryContextSwitchTo(old_context);
+	if (name == NULL) /* no webhook can spell it */
+		return;
 	if (subscriptions == NULL)
 	{
 		capacity = 16;
@@ -211,9 +216,7 @@ ReadSubscription(Relation table, TupleTableSlot *slot)
 	}
 	added = &subscriptions[nsubscriptions];
 	memset(added, 0, sizeof(Subscription));
-	old_context = MemoryContextSwitchTo(subscription_context);
-	added->name = GetUtf8Column(table, slot, "name", &len);
-	MemoryContextSwitchTo(old_context);
+	added->name = name;
 	added->is_signed =
 		DatumGetBool(GetColumn(table, slot, "signed", BOOLOID, &isnull)) ||
 		isnull;
@@ -230,7 +233,7 @@ ReadSecret(Relation table, TupleTableSlot *slot)
 	char *secret = GetUtf8Column(table, slot, "secret", &secret_len);
 	Datum retired_at =
 		GetColumn(table, slot, "retired_at", TIMESTAMPTZOID, &isnull);
-	Subscription *subscription = FindSubscription(name);
+	Subscription *subscription = name != NULL ? FindSubscription(name) : NULL;
 
 	/* no constraint keeps a secret from being there without its subscription */
 	if (subscription != NULL)
@@ -249,16 +252,22 @@ ReadSecret(Relation table, TupleTableSlot *slot)
 		}
 		added = &subscription->secrets[subscription->nsecrets];
 		added->retired_at = isnull ? DT_NOEND : DatumGetTimestampTz(retired_at);
-		if (secret_len > 0)
+
+		/* one that is empty anyone could sign with, one without UTF-8 nobody */
+		if (secret != NULL && secret_len > 0)
 			added->key =
 				MakeSignatureKey(subscription_context, secret, secret_len);
 		else
 			added->key = NULL;
 		subscription->nsecrets++;
 	}
-	ForgetKey(secret, secret_len);
-	pfree(secret);
-	pfree(name);
+	if (secret != NULL)
+	{
+		ForgetKey(secret, secret_len);
+		pfree(secret);
+	}
+	if (name != NULL)
+		pfree(name);
 }
 
 /*
@@ -278,7 +287,8 @@ GetColumn(Relation table, TupleTableSlot *slot, const char *name, Oid type,
 }
 
 /*
- * Returns a text column's UTF-8 bytes, terminated and in memory of their own.
+ * Returns a text column's UTF-8 bytes, terminated and in memory of their own;
+ * NULL if it has none.
  */
 static char *
 GetUtf8Column(Relation table, TupleTableSlot *slot, const char *name,
@@ -295,7 +305,7 @@ GetUtf8Column(Relation table, TupleTableSlot *slot, const char *name,
 							   RelationGetRelationName(table))));
 	s = TextDatumGetCString(value);
 	utf8 = ServerToUtf8(s, (int) strlen(s));
-	*len = strlen(utf8);
+	*len = utf8 != NULL ? strlen(utf8) : 0;
 	if (utf8 != s)
 	{
 		ForgetKey(s, strlen(s));

@@ -69,8 +69,12 @@ sub last_body
 	);
 }
 
-my %databases =
-  (utf8 => 'UTF8', latin1 => 'LATIN1', sql_ascii => 'SQL_ASCII');
+my %databases = (
+	utf8 => 'UTF8',
+	latin1 => 'LATIN1',
+	win1252 => 'WIN1252',
+	euc_jp => 'EUC_JP',
+	sql_ascii => 'SQL_ASCII');
 
 for my $dbname (sort keys %databases)
 {
@@ -243,6 +247,85 @@ for my $dbname (sort keys %databases)
 			  . "'::bytea, s)) FROM (SELECT repeat('s', 40 * n) FROM generate_series(1, 50) AS n) AS v (s)"),
 		'50|t',
 		"$dbname: a constant body is signed in each row");
+}
+
+# Text that has no form in UTF-8: its bytes, and what an error shows of them.
+my %formless = (
+	win1252 => [ '\x81', '0x81' ],
+	euc_jp => [ '\xa9\xa1', '0xa9' ],
+	sql_ascii => [ '\xff\xfe', '0xff' ]);
+
+for my $dbname (sort keys %formless)
+{
+	my ($bytes, $shown) = @{ $formless{$dbname} };
+	my $wrong = q('{"unread":"ä' || c || '"}');
+	my $message = 'invalid byte sequence for encoding "UTF8" at byte '
+	  . length(encode('UTF-8', '{"unread":"ä')) . ": $shown";
+	my $good = body(name => '"café"');
+	my $refused = sub {
+		my ($what, $statement, $error) = @_;
+		my (undef, undef, $stderr) = $node->psql($dbname,
+			encode('UTF-8', "SET search_path = gigs; $statement FROM formless"),
+			extra_params => [ '-v', 'VERBOSITY=verbose' ]);
+
+		like($stderr, $error, "$dbname: $what is refused");
+		unlike($stderr, qr/CONFIDENTIAL/, '... and not shown');
+	};
+
+	query($dbname,
+		"SET client_encoding = $databases{$dbname}; CREATE TABLE formless AS SELECT E'$bytes'::text AS c"
+	);
+	is( query($dbname, "SELECT sqlstate, message FROM formless, try_ingest_gig_event($wrong, NULL)"),
+		"22021|$message",
+		"$dbname: a body without UTF-8 comes back rejected");
+	$refused->('a body', "SELECT ingest_gig_event($wrong, NULL)", qr/ERROR:  22021: \Q$message\E/);
+	$refused->('what is parsed', "SELECT parse_gig_event($wrong)", qr/ERROR:  22021: \Q$message\E/);
+
+	# it keeps no row of an inbox waiting, neither itself nor those behind it
+	query($dbname, qq(
+		CREATE TABLE hooks (id int, body text, signature text, outcome text, error text);
+		INSERT INTO hooks SELECT 1, $wrong FROM formless;
+		INSERT INTO hooks SELECT 2, convert_from(b, 'UTF8'), sign_gig_event(b, 'clé') FROM (SELECT @{[ bytea_literal($good) ]}::bytea) AS v (b);
+		CALL drain_gig_inbox('hooks');
+		CREATE TRIGGER ingest BEFORE INSERT ON hooks FOR EACH ROW EXECUTE FUNCTION gig_inbox_ingest();
+		INSERT INTO hooks SELECT id + 2, body, signature FROM hooks ORDER BY id;
+	));
+	is( query($dbname, 'SELECT outcome, error FROM hooks ORDER BY id'),
+		"rejected|22021: $message\napplied|\nrejected|22021: $message\nduplicate|",
+		"$dbname: an inbox goes on behind such a body");
+
+	$refused->('such a name',
+		q(SELECT create_gig_subscription('n' || c, 'https://example.com/')),
+		qr/ERROR:  (22P05|22021): /);
+	next if $dbname eq 'sql_ascii';
+
+	for my $call (
+		q(create_gig_subscription('fresh', 'https://example.com/', 'CONFIDENTIAL' || c)),
+		q(add_gig_secret('café', 'CONFIDENTIAL' || c)),
+		q(sign_gig_event('{}'::text, 'CONFIDENTIAL' || c)),
+		q(verify_gig_signature('{}'::text, '00', 'CONFIDENTIAL' || c)))
+	{
+		$refused->(title($call), "SELECT $call",
+			qr/ERROR:  22P05: secret has no form in UTF-8 from byte 12 on/);
+	}
+	$refused->('a body that is to be signed',
+		"SELECT sign_gig_event($wrong, 'clé')",
+		qr/ERROR:  22P05: webhook body has no form in UTF-8 from byte 1\d on/);
+
+	# what is put in by hand closes no other subscription, and opens none
+	query($dbname, q(
+		INSERT INTO gig_subscription (name, url, events) SELECT n, 'https://example.com/', '{*}' FROM formless, unnest(ARRAY['café' || c, 'hard']) AS n;
+		INSERT INTO gig_subscription_secret (name, secret) SELECT n, 'CONFIDENTIAL' || c FROM formless, unnest(ARRAY['café' || c, 'café', 'hard']) AS n;
+	));
+	my $hard = body(name => '"hard"');
+	$good = body(name => '"café"');
+	is(ingest($dbname, $good, sign($good, 'clé')),
+		'applied|', "$dbname: a subscription works beside a secret and a name without UTF-8");
+	for my $signature (undef, sign($hard, ''), sign($hard, 'CONFIDENTIAL'))
+	{
+		is(ingest($dbname, $hard, $signature),
+			'rejected|28000', '... and nobody signs with such a secret');
+	}
 }
 
 # Where the database knows no encoding, a secret may be anything: it is good as

@@ -56,7 +56,13 @@ sub query
 	return $node->safe_psql('updated', "SET search_path = gigs; $query");
 }
 
-$node->safe_psql('postgres', "CREATE DATABASE $_") for 'updated', 'fresh';
+# Who is given everything that is made is not given what is the owner's alone.
+$node->safe_psql('postgres', 'CREATE ROLE nosy');
+for my $dbname ('updated', 'fresh')
+{
+	$node->safe_psql('postgres', "CREATE DATABASE $dbname");
+	$node->safe_psql($dbname, 'ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO nosy');
+}
 $node->safe_psql('fresh', 'CREATE SCHEMA gigs; CREATE EXTENSION gigs_webhooks SCHEMA gigs');
 $node->safe_psql('updated',
 	"CREATE SCHEMA gigs; CREATE EXTENSION gigs_webhooks SCHEMA gigs VERSION '$old_version'");
@@ -106,13 +112,7 @@ query(q{
 	CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = integer, FUNCTION = trap);
 	CREATE OPERATOR <> (LEFTARG = oid, RIGHTARG = integer, FUNCTION = trap)});
 
-# Who is given everything that is made is not given what is the owner's alone.
-query(q{
-	CREATE ROLE nosy;
-	ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO nosy;
-	ALTER EXTENSION gigs_webhooks UPDATE;
-	ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM nosy;
-	DROP OWNED BY attacker});
+query('ALTER EXTENSION gigs_webhooks UPDATE; DROP OWNED BY attacker');
 
 is(first_difference(definition('updated'), definition('fresh')),
 	'', 'an updated extension is what a new one is');
