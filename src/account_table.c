@@ -19,13 +19,11 @@
 #include "account_table.h"
 #include "plan.h"
 
-/* How often to create accounts that others keep deleting. */
-#define MAX_LOCK_ATTEMPTS 10
-
-static bool LockAllAccounts(const GigSchema *schema, GigDirect *direct,
-							GigAccount *accounts, int naccounts);
+static bool LockAccountsBySql(const GigSchema *schema, GigAccount *accounts,
+							  int naccounts);
 static bool LockAccountsDirectly(const GigSchema *schema, GigDirect *direct,
 								 GigAccount *accounts, int naccounts);
+static bool FindAccounts(GigDirect *direct, GigAccount *accounts, int naccounts);
 static void SetAccount(const GigSchema *schema, GigAccount *account,
 					   const Datum *values, const bool *nulls);
 static void CreateAccounts(const GigSchema *schema, const GigAccount *accounts,
@@ -42,54 +40,77 @@ static SavedPlan create_accounts = {.describe = DescribeCreateAccounts};
 /*
  * Locks accounts until the end of the transaction and reads what is known of
  * them.  Only account_id and user_id are looked at; accounts that don't exist
- * are created with the latter.
+ * are created with the latter.  Returns false if somebody has deleted an
+ * account meanwhile, or a trigger has dropped it.
  *
  * Several are created first and locked then.  So whoever waits for a lock
  * holds no new row that the lock's holder could be waiting for: he has seen
  * all his accounts exist before he took his first lock.  That and the order
- * within each step leave no room for a deadlock.
+ * within each step leave no room for a deadlock, as long as nobody goes on to
+ * create what he has seen vanish: the caller has to give up all locks first.
  */
-void
+bool
 LockAccounts(const GigSchema *schema, GigDirect *direct, GigAccount *accounts,
 			 int naccounts)
 {
-	/* one account, or accounts that are all there, need no creating */
-	if ((direct != NULL || naccounts == 1) &&
-		LockAllAccounts(schema, direct, accounts, naccounts))
-		return;
+	/* of a single account, nothing is held when it turns out to have vanished */
+	int attempts = naccounts == 1 ? MAX_LOCK_ATTEMPTS : 1;
 
-	for (int attempt = 0; attempt < MAX_LOCK_ATTEMPTS; attempt++)
+	for (int attempt = 0; attempt < attempts; attempt++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		CreateAccounts(schema, accounts, naccounts);
-		if (direct != NULL)
+		if (direct != NULL && attempt > 0)
 			RefreshDirect(direct);
-		if (LockAllAccounts(schema, direct, accounts, naccounts))
-			return;
+		if (direct != NULL
+				? LockAccountsDirectly(schema, direct, accounts, naccounts)
+				: LockAccountsBySql(schema, accounts, naccounts))
+			return true;
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not create rows of table \"%s\"", "gig_account_sync"),
-			 errdetail("Rows were deleted, or not inserted, at the same time.")));
+	return false;
 }
 
 static bool
-LockAllAccounts(const GigSchema *schema, GigDirect *direct,
-				GigAccount *accounts, int naccounts)
+LockAccountsBySql(const GigSchema *schema, GigAccount *accounts, int naccounts)
 {
-	if (direct != NULL)
-		return LockAccountsDirectly(schema, direct, accounts, naccounts);
+	/* one account that is there needs no creating */
+	if (naccounts == 1 && LockExistingAccounts(schema, accounts, 1) == 1)
+		return true;
+	CreateAccounts(schema, accounts, naccounts);
 	return LockExistingAccounts(schema, accounts, naccounts) == naccounts;
 }
 
-/*
- * Locks nothing unless it has seen all of the accounts.
- */
 static bool
 LockAccountsDirectly(const GigSchema *schema, GigDirect *direct,
 					 GigAccount *accounts, int naccounts)
 {
-	bool missing = false;
+	if (!FindAccounts(direct, accounts, naccounts))
+	{
+		CreateAccounts(schema, accounts, naccounts);
+		RefreshDirect(direct);
+		if (!FindAccounts(direct, accounts, naccounts))
+			return false;
+	}
+	for (int i = 0; i < naccounts; i++)
+	{
+		TupleTableSlot *row =
+			LockRow(direct, TABLE_ACCOUNT_SYNC, &accounts[i], &accounts[i].tid);
+
+		if (row == NULL)
+			return false;
+		slot_getallattrs(row);
+		SetAccount(schema, &accounts[i], row->tts_values, row->tts_isnull);
+		accounts[i].tid = row->tts_tid;
+	}
+	return true;
+}
+
+/*
+ * Finds where accounts lie; tells whether all of them are there.
+ */
+static bool
+FindAccounts(GigDirect *direct, GigAccount *accounts, int naccounts)
+{
+	bool all = true;
 
 	for (int i = 0; i < naccounts; i++)
 	{
@@ -101,26 +122,23 @@ LockAccountsDirectly(const GigSchema *schema, GigDirect *direct,
 		else
 		{
 			ItemPointerSetInvalid(&accounts[i].tid);
-			missing = true;
+			all = false;
 		}
 	}
-	if (missing)
-		return false;
-	for (int i = 0; i < naccounts; i++)
-	{
-		TupleTableSlot *row =
-			LockRow(direct, TABLE_ACCOUNT_SYNC, &accounts[i], &accounts[i].tid);
+	return all;
+}
 
-		if (row == NULL)
-		{
-			ItemPointerSetInvalid(&accounts[i].tid);
-			return false;
-		}
-		slot_getallattrs(row);
-		SetAccount(schema, &accounts[i], row->tts_values, row->tts_isnull);
-		accounts[i].tid = row->tts_tid;
-	}
-	return true;
+/*
+ * Raises that accounts could not be locked, however often that was tried.
+ */
+void
+ThrowAccountsVanished(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not create rows of table \"%s\"", "gig_account_sync"),
+			 errdetail("Rows were deleted, or not inserted, at the same time.")));
+	pg_unreachable();
 }
 
 /*

@@ -11,12 +11,16 @@
 #include "account.h"
 #include "direct.h"
 
+/* How often to create accounts that others keep deleting. */
+#define MAX_LOCK_ATTEMPTS 10
+
 /*
  * These want to be called in the owner's name, connected to SPI, with the
  * accounts in order of account_id and none of them twice.
  */
-extern void LockAccounts(const GigSchema *schema, GigDirect *direct,
+extern bool LockAccounts(const GigSchema *schema, GigDirect *direct,
 						 GigAccount *accounts, int naccounts);
+pg_noreturn extern void ThrowAccountsVanished(void);
 extern int LockExistingAccounts(const GigSchema *schema, GigAccount *accounts,
 								int naccounts);
 extern void TakeAccount(const GigSchema *schema, GigAccount *account,

@@ -67,7 +67,9 @@ typedef struct Batch
 
 static void SortSteps(Batch *batch, GigItem **items);
 static void GroupSteps(Batch *batch);
-static void Meet(Batch *batch);
+static bool Apply(Batch *batch);
+static bool ApplyOrUndo(Batch *batch);
+static bool Meet(Batch *batch);
 static bool MeetOne(Batch *batch);
 static bool ChangedSince(TransactionId xmin, Snapshot snapshot);
 static void Fold(Batch *batch);
@@ -93,6 +95,7 @@ ApplyGigItems(const GigSchema *schema, GigItem **items, int nitems)
 {
 	Batch batch = {.schema = schema, .nsteps = nitems};
 	Caller caller;
+	bool applied;
 
 	if (nitems == 0)
 		return;
@@ -105,18 +108,82 @@ ApplyGigItems(const GigSchema *schema, GigItem **items, int nitems)
 
 	SortSteps(&batch, items);
 	GroupSteps(&batch);
-	batch.direct = BeginDirect(schema);
-	Meet(&batch);
-
-	/* the time is taken under the locks, as the events' order is */
-	batch.now = GetCurrentTimestamp();
-	Fold(&batch);
-	Write(&batch);
-	if (batch.direct != NULL)
-		EndDirect(batch.direct);
+	if (batch.naccounts == 1)
+		applied = Apply(&batch);
+	else
+	{
+		applied = ApplyOrUndo(&batch);
+		for (int i = 1; !applied && i < MAX_LOCK_ATTEMPTS; i++)
+		{
+			GroupSteps(&batch);
+			applied = ApplyOrUndo(&batch);
+		}
+	}
+	if (!applied)
+		ThrowAccountsVanished();
 
 	BecomeCaller(&caller);
 	SPI_finish();
+}
+
+/*
+ * Returns false, with nothing written, if accounts could not be locked.
+ */
+static bool
+Apply(Batch *batch)
+{
+	bool met;
+
+	batch->direct = BeginDirect(batch->schema);
+	met = Meet(batch);
+	if (met)
+	{
+		/* the time is taken under the locks, as the events' order is */
+		batch->now = GetCurrentTimestamp();
+		Fold(batch);
+		Write(batch);
+	}
+	if (batch->direct != NULL)
+		EndDirect(batch->direct);
+	return met;
+}
+
+/*
+ * The same in a subtransaction, with which the locks go that have been taken.
+ * All of it is in there, because a row that the subtransaction locks and the
+ * transaction writes would get a MultiXact.
+ */
+static bool
+ApplyOrUndo(Batch *batch)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner resource_owner = CurrentResourceOwner;
+	volatile bool applied = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		applied = Apply(batch);
+		if (applied)
+			ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		ReThrowError(error);
+	}
+	PG_END_TRY();
+	if (!applied)
+		RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = resource_owner;
+	return applied;
 }
 
 static void
@@ -157,6 +224,8 @@ GroupSteps(Batch *batch)
 	batch->deliveries =
 		MemoryContextAllocHuge(CurrentMemoryContext,
 							   batch->nsteps * sizeof(GigDelivery));
+	batch->naccounts = 0;
+	batch->ndeliveries = 0;
 	for (int i = 0; i < batch->nsteps; i++)
 	{
 		Step *step = batch->sorted[i];
@@ -192,18 +261,20 @@ GroupSteps(Batch *batch)
  * Locks the accounts, creating those that are new, and reads what is there of
  * them and of the deliveries.
  */
-static void
+static bool
 Meet(Batch *batch)
 {
 	if (batch->direct == NULL && batch->nsteps == 1 && MeetOne(batch))
-		return;
-	LockAccounts(batch->schema, batch->direct, batch->accounts,
-				 batch->naccounts);
+		return true;
+	if (!LockAccounts(batch->schema, batch->direct, batch->accounts,
+					  batch->naccounts))
+		return false;
 	/* having waited for a lock, one has to look again */
 	if (batch->direct != NULL)
 		RefreshDirect(batch->direct);
 	ReadDeliveries(batch->schema, batch->direct, batch->deliveries,
 				   batch->ndeliveries);
+	return true;
 }
 
 /*

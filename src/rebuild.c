@@ -214,7 +214,9 @@ WriteRebuilt(Rebuild *rebuild)
 					   &rebuild->accounts[i].user_id);
 	if (n > 0)
 	{
-		LockAccounts(schema, NULL, present, n);
+		/* of several, the table is locked as well */
+		if (!LockAccounts(schema, NULL, present, n))
+			ThrowAccountsVanished();
 		rebuild->found += n;
 	}
 	BeginWriting(&writer, schema, NULL);
