@@ -15,6 +15,7 @@
 #include "access/relscan.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -51,6 +52,7 @@ static Subscription *subscriptions = NULL;
 static int nsubscriptions = 0;
 static bool subscriptions_valid = false;
 static bool subscriptions_changed = false; /* while they are being read */
+static bool uncommitted_loaded = false; /* what an abort would undo, perhaps */
 static Oid loaded_tables[2] = {InvalidOid, InvalidOid};
 
 typedef void (*RowReader)(Relation table, TupleTableSlot *slot);
@@ -67,6 +69,9 @@ static void SortSubscriptions(void);
 static Subscription *FindSubscription(const char *name);
 static int CompareNames(const void *a, const void *b);
 static void ForgetSubscriptions(Datum arg, Oid table);
+static void EndTransaction(XactEvent event, void *arg);
+static void EndSubtransaction(SubXactEvent event, SubTransactionId id,
+							  SubTransactionId parent, void *arg);
 static bool Refuse(GigError *error, const char *log_detail);
 
 PG_FUNCTION_INFO_V1(gig_subscription_changed);
@@ -78,6 +83,8 @@ void
 InitSubscriptions(void)
 {
 	CacheRegisterRelcacheCallback(ForgetSubscriptions, (Datum) 0);
+	RegisterXactCallback(EndTransaction, NULL);
+	RegisterSubXactCallback(EndSubtransaction, NULL);
 }
 
 static void
@@ -89,6 +96,40 @@ ForgetSubscriptions(Datum arg pg_attribute_unused(), Oid table)
 		subscriptions_valid = false;
 		subscriptions_changed = true;
 	}
+}
+
+/*
+ * What a transaction has read of its own doing ends with it, unless it commits.
+ *
+ * The trigger would see to that, but another one before it may have had the
+ * subscriptions read, and then raised.
+ */
+static void
+EndTransaction(XactEvent event, void *arg pg_attribute_unused())
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			uncommitted_loaded = false;
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			if (uncommitted_loaded)
+				subscriptions_valid = false;
+			uncommitted_loaded = false;
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+EndSubtransaction(SubXactEvent event, SubTransactionId id pg_attribute_unused(),
+				  SubTransactionId parent pg_attribute_unused(),
+				  void *arg pg_attribute_unused())
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB && uncommitted_loaded)
+		subscriptions_valid = false;
 }
 
 /*
@@ -158,6 +199,7 @@ LoadSubscriptions(const GigSchema *schema)
 	 * invalidations may never cease.
 	 */
 	subscriptions_changed = false;
+	uncommitted_loaded = TransactionIdIsValid(GetTopTransactionIdIfAny());
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	ReadTable(subscription_table, snapshot, ReadSubscription);
 	SortSubscriptions();

@@ -187,6 +187,27 @@ SELECT count(*) FROM "Webhooks".gig_subscription_secret;
 ROLLBACK;
 SELECT count(*) > 0 AS some FROM "Webhooks".gig_subscription_secret;
 
+-- A change that never commits is forgotten, even if it was read before the trigger came that makes it known
+CREATE FUNCTION pg_temp.read_and_raise() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE 'while it lasts: %', concat_ws(', ', pg_temp.ingest('undone', 'added'), pg_temp.ingest('undone', 'kept'));
+END
+$$;
+SELECT "Webhooks".create_gig_subscription('undone', 'https://example.com/undone', 'kept');
+CREATE TRIGGER a_first AFTER INSERT OR DELETE ON "Webhooks".gig_subscription_secret
+	FOR EACH ROW EXECUTE FUNCTION pg_temp.read_and_raise();
+SELECT pg_temp.try('INSERT INTO "Webhooks".gig_subscription_secret (name, secret) VALUES (''undone'', ''added'')');
+SELECT pg_temp.ingest('undone', 'added'), pg_temp.ingest('undone', 'kept');
+INSERT INTO "Webhooks".gig_subscription (name, url, events) VALUES ('unread', 'https://example.com/', '{*}');
+\set VERBOSITY terse
+INSERT INTO "Webhooks".gig_subscription_secret (name, secret) VALUES ('undone', 'added');
+\set VERBOSITY default
+SELECT pg_temp.ingest('undone', 'added'), pg_temp.ingest('undone', 'kept');
+INSERT INTO "Webhooks".gig_subscription (name, url, events) VALUES ('unread too', 'https://example.com/', '{*}');
+SELECT pg_temp.try('DELETE FROM "Webhooks".gig_subscription_secret WHERE name = ''undone''');
+SELECT pg_temp.ingest('undone', 'added'), pg_temp.ingest('undone', 'kept');
+DROP TRIGGER a_first ON "Webhooks".gig_subscription_secret;
+
 -- A secret is any text: its UTF-8 bytes are the key
 CREATE TEMP TABLE secret (id int, secret text);
 INSERT INTO secret VALUES
