@@ -16,6 +16,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_enum.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_sequence.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -44,7 +45,7 @@ const char *const gig_outcome_names[GIG_OUTCOMES] = {
 
 static GigSchema cached_schema;
 static bool cached_schema_valid = false;
-static bool columns_checked = false;	 /* of the cached schema's tables */
+static bool definitions_checked = false; /* of the cached schema's tables */
 static bool forgotten_meanwhile = false; /* while it was being looked up */
 static MemoryContext schema_context = NULL;
 
@@ -56,6 +57,7 @@ static Oid LookupEnum(const char *name, Oid namespace_id,
 static Oid TableOwner(Oid table);
 static Oid OthersTable(const GigSchema *schema);
 static void CheckColumns(const GigSchema *schema, GigTable table);
+static void CheckSequence(const GigSchema *schema);
 static int SecurityContext(Oid owner, Oid caller, int security_context);
 static Oid GetOwner(const GigSchema *schema);
 static void ForgetSchema(Datum arg, int cacheid, uint32 hashvalue);
@@ -69,6 +71,7 @@ InitSchema(void)
 {
 	CacheRegisterSyscacheCallback(TYPEOID, ForgetSchema, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, ForgetSchema, (Datum) 0);
+	CacheRegisterSyscacheCallback(SEQRELID, ForgetSchema, (Datum) 0);
 	CacheRegisterRelcacheCallback(ForgetSchemaOfTable, (Datum) 0);
 }
 
@@ -155,7 +158,7 @@ LoadSchema(Oid namespace_id)
 	}
 	else
 		pfree(name);
-	columns_checked = false;
+	definitions_checked = false;
 	cached_schema = schema;
 	cached_schema_valid = !forgotten_meanwhile;
 }
@@ -185,19 +188,21 @@ LockGigTable(const GigSchema *schema, const Oid *table, LOCKMODE mode)
 }
 
 /*
- * Locks the tables that events change, in one order: until the transaction ends
- * nobody can change what they are and whose.
+ * Locks the tables that events change, and the sequence they draw from, in one
+ * order: until the transaction ends nobody can change what they are and whose.
  */
 void
 LockGigTables(const GigSchema *schema, LOCKMODE mode)
 {
 	for (int i = 0; i < GIG_TABLES; i++)
 		LockGigTable(schema, &schema->tables[i], mode);
-	if (!columns_checked)
+	LockGigTable(schema, &schema->event_id_sequence, mode);
+	if (!definitions_checked)
 	{
 		for (int i = 0; i < GIG_TABLES; i++)
 			CheckColumns(schema, (GigTable) i);
-		columns_checked = true;
+		CheckSequence(schema);
+		definitions_checked = true;
 	}
 }
 
@@ -220,6 +225,35 @@ CheckColumns(const GigSchema *schema, GigTable table)
 			getBaseType(get_atttype(schema->tables[table], attnum)) != type)
 			ThrowColumnError(name, info->name, type);
 	}
+}
+
+/*
+ * The log's order is that of its event_id, which are drawn under the accounts'
+ * locks.  A session that had drawn some beforehand would be out of turn.
+ */
+static void
+CheckSequence(const GigSchema *schema)
+{
+	HeapTuple tuple =
+		SearchSysCache1(SEQRELID, ObjectIdGetDatum(schema->event_id_sequence));
+	Form_pg_sequence sequence;
+	bool in_order;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for sequence %u",
+			 schema->event_id_sequence);
+	sequence = (Form_pg_sequence) GETSTRUCT(tuple);
+	in_order = sequence->seqcache == 1 && sequence->seqincrement > 0 &&
+			   !sequence->seqcycle;
+	ReleaseSysCache(tuple);
+	if (!in_order)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("sequence \"%s\" of extension gigs_webhooks caches values, counts down, or cycles",
+						"gig_event_log_event_id_seq"),
+				 errdetail("Events are in the order of their numbers."),
+				 errhint(
+					 "Use ALTER SEQUENCE ... INCREMENT 1 CACHE 1 NO CYCLE.")));
 }
 
 /*

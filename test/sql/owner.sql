@@ -101,6 +101,18 @@ SELECT updated_total, events, duplicates FROM gigs.gig_account_sync WHERE right(
 ALTER TABLE gigs.gig_account_sync ALTER COLUMN updated_total TYPE bigint;
 DROP DOMAIN gigs.total;
 
+-- A sequence that draws out of turn would have the log in another order than that of application
+ALTER SEQUENCE gigs.gig_event_log_event_id_seq CACHE 10;
+SELECT gigs.ingest_gig_event(pg_temp.another(20), NULL);
+ALTER SEQUENCE gigs.gig_event_log_event_id_seq CACHE 1 CYCLE;
+SELECT gigs.ingest_gig_event(pg_temp.another(20), NULL);
+ALTER TABLE gigs.gig_event_log ALTER event_id SET NO CYCLE, ALTER event_id SET INCREMENT -1;
+SELECT gigs.ingest_gig_event(pg_temp.another(20), NULL);
+ALTER TABLE gigs.gig_event_log ALTER event_id SET INCREMENT 2;
+SELECT gigs.ingest_gig_event(pg_temp.another(20), NULL), gigs.ingest_gig_event(pg_temp.another(21), NULL);
+SELECT max(event_id) - min(event_id) AS apart FROM gigs.gig_event_log WHERE right(account_id::text, 12) IN ('000000000020', '000000000021');
+ALTER TABLE gigs.gig_event_log ALTER event_id SET INCREMENT 1;
+
 -- What is no ordinary table is no place for subscriptions and secrets
 SET ROLE regress_gigs_owner;
 ALTER TABLE gigs.gig_subscription RENAME TO subscription;
