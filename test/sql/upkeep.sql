@@ -102,6 +102,18 @@ SELECT * FROM gigs.prune_gig_events('0', 10);
 SELECT * FROM gigs.prune_gig_events('0', 10);
 SELECT right(account_id::text, 1) AS account, deliveries FROM gigs.gig_delivery ORDER BY 1;
 
+-- What comes after the index on time has been summarised is found by it, too
+SELECT pg_temp.ingest('added', 7, 1, 1);
+SELECT brin_summarize_new_values('gigs.gig_event_log_received_at_idx') AS summarised;
+SELECT max(received_at) AS before FROM gigs.gig_event_log \gset
+SELECT pg_temp.ingest('added', a, 2, 1) FROM generate_series(7, 9) AS a;
+SET enable_seqscan = off;
+SET enable_indexscan = off;
+SELECT count(*) FROM gigs.gig_event_log WHERE received_at > :'before';
+RESET enable_seqscan;
+RESET enable_indexscan;
+SELECT sum(events) FROM gigs.gig_event_counts('1 day', :'before', 'infinity');
+
 SET client_min_messages = warning;
 DROP EXTENSION gigs_webhooks CASCADE;
 DROP SCHEMA gigs;
