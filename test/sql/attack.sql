@@ -318,9 +318,12 @@ RESET ROLE;
 INSERT INTO test.backlog (id, body) SELECT 'row ' || i, test.body('open', 100 + i) FROM generate_series(1, 5) AS i;
 INSERT INTO test.plain (id, body) SELECT 'row ' || i, convert_to(test.body('open', 110 + i), 'UTF8') FROM generate_series(1, 3) AS i;
 INSERT INTO test.queue (key, raw) VALUES ('none', convert_to(test.body('open', 203), 'UTF8')), ('high', convert_to(test.body('open', 201), 'UTF8')), ('low', convert_to(test.body('open', 202), 'UTF8'));
+CREATE TABLE test.hooked (raw bytea, signature varchar(200), outcome varchar(20), error varchar(100));
+CREATE TRIGGER hooked BEFORE INSERT ON test.hooked FOR EACH ROW EXECUTE FUNCTION gigs.gig_inbox_ingest('raw');
 \c -
 SET client_min_messages = warning;
 \set VERBOSITY terse
+SELECT test.body('open', 301) AS body1, test.body('open', 302) AS body2, test.body('open', 303) AS body3, test.body('open', 304) AS body4, test.body('open', 305) AS body5 \gset
 SET ROLE regress_attack_superuser;
 SET search_path = commons;
 -- ... they are there
@@ -380,6 +383,18 @@ BEGIN;
 TRUNCATE gigs.gig_subscription;
 ROLLBACK;
 SELECT gigs.prune_gig_events('1 day');
+SELECT gigs.ingest_gig_event(:'body1', NULL);
+SELECT gigs.ingest_gig_event(:'body2'::pg_catalog.bytea, NULL);
+SELECT outcome FROM gigs.try_ingest_gig_event(:'body2', NULL);
+SELECT outcome FROM gigs.ingest_gig_events(ARRAY[:'body3'::pg_catalog.bytea, :'body4'], NULL);
+INSERT INTO test.hooked (raw) VALUES (:'body4'), (:'body5'), ('{}') RETURNING outcome, error;
+SELECT available_count FROM gigs.parse_gig_event(:'body1'::pg_catalog.text);
+SELECT gigs.rebuild_gig_sync() IS NOT NULL AS rebuilt;
+SELECT pg_catalog.count(c) OPERATOR(pg_catalog.>) 0 AS some FROM gigs.gig_event_counts('1 day', '-infinity', 'infinity') AS c;
+SELECT pg_catalog.count(s) OPERATOR(pg_catalog.>) 0 AS some FROM gigs.gig_sync_status AS s;
+SELECT pg_catalog.count(s) OPERATOR(pg_catalog.>) 0 AS some FROM gigs.gig_user_sync AS s;
+SELECT pg_catalog.count(s) OPERATOR(pg_catalog.>) 0 AS some FROM gigs.gig_sync_summary AS s;
+SELECT pg_catalog.count(h) OPERATOR(pg_catalog.>) 0 AS some FROM gigs.gig_event_history AS h;
 SHOW search_path;
 RESET search_path;
 RESET ROLE;
