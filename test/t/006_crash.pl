@@ -1493,6 +1493,36 @@ if ($alive)
 		'', 'at last: all backlogs are drained');
 }
 
+# A commit that nobody else's writes to disk, and that nothing comes after.
+if ($alive)
+{
+	my %doors = (
+		ingest_gig_event => "SELECT gigs.ingest_gig_event(%s, %s)",
+		try_ingest_gig_event => "SELECT outcome FROM gigs.try_ingest_gig_event(%s, %s)",
+		ingest_gig_events => "SELECT outcome FROM gigs.ingest_gig_events(ARRAY[%s], ARRAY[%s])",
+		inbox => "INSERT INTO inbox (body, signature) VALUES (%s, %s) RETURNING outcome",
+		drain => "WITH row AS (SELECT %s AS body, %s AS signature) INSERT INTO backlog (body, signature) TABLE row RETURNING 'applied'");
+
+	for my $call (map { ([ $_, 'on' ], [ $_, 'off' ]) } sort keys %doors)
+	{
+		my ($door, $direct) = @$call;
+		my $id = "alone.$round.$door $direct";
+
+		$admin->rows("SET gigs_webhooks.direct_writes = $direct");
+		$admin->rows('CHECKPOINT');
+		stop_wal_writer();
+		my $told = $admin->value(sprintf $doors{$door}, literals({ id => $id, mark => '+' }));
+		$admin->rows(q{CALL gigs.drain_gig_inbox('backlog')}) if $door eq 'drain';
+		kill_all();
+		start_server();
+		$admin = GigWire->connect($node);
+		is( "$told "
+			  . $admin->value("SELECT count(*) FROM gigs.gig_event_log WHERE body LIKE '%\"$id\"%'"),
+			'applied 1',
+			"$door, direct_writes=$direct: an event alone is there");
+	}
+}
+
 my $figures = join "\n",
   killed() . ' kills of the whole server survived',
   'deaths: ' . join(', ', map { "$_ $survived{$_}" } sort keys %survived),
