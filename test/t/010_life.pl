@@ -389,6 +389,21 @@ for my $direct ('on', 'off')
 }
 adds_up($db, '... all of which adds up');
 
+# ... and while it is read: of what is refused a line in the log is the first
+# that is to be seen, and it comes to none.
+{
+	my $log_before = -s $node->logfile;
+
+	sql($db, q{
+		CREATE TABLE unsigned (bodies bytea[]);
+		ALTER TABLE unsigned ALTER bodies SET STORAGE EXTERNAL;
+		INSERT INTO unsigned SELECT array_fill(hook(1, 1), ARRAY[100000])});
+	like(answer($node, $db, "SET statement_timeout = '60ms'; SELECT count(*) FROM unsigned, gigs.ingest_gig_events(bodies, NULL)"),
+		qr/^57014 /, 'a batch is cancelled while it is read');
+	unlike(substr(slurp_file($node->logfile), $log_before),
+		qr/could not authenticate/, '... and not only after that');
+}
+
 # A transaction that is left open is ended by the server, and others go on.
 for (both_sessions($db))
 {
