@@ -234,7 +234,8 @@ BEGIN
 	);
 
 	-- An array holds a gigabyte: a batch ends before, and what is longer than any
-	-- body may be is cut.
+	-- body may be is cut.  How many rows there are is hidden from the planner: it
+	-- would read the table to find them, for each batch, and not where they lie.
 	statement := format(
 		$statement$
 		WITH locked AS MATERIALIZED (
@@ -245,7 +246,7 @@ BEGIN
 				%3$s AS body,
 				i.%4$I::pg_catalog.text AS signature,
 				l.place
-			FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))
+			FROM ROWS FROM (pg_catalog.unnest((SELECT $1)), pg_catalog.unnest((SELECT $2)))
 				WITH ORDINALITY AS l (in_table, at, place)
 			JOIN %1$s AS i
 				ON i.tableoid OPERATOR(pg_catalog.=) l.in_table

@@ -404,6 +404,19 @@ adds_up($db, '... all of which adds up');
 		qr/could not authenticate/, '... and not only after that');
 }
 
+# A backlog is not read again for every batch that is drained of it.
+sql($db, q{
+	CREATE TABLE backlog (id int PRIMARY KEY, body bytea, signature text, outcome text, error text);
+	CREATE INDEX ON backlog (id) WHERE outcome IS NULL;
+	INSERT INTO backlog SELECT n, 'no JSON' FROM generate_series(1, 20000) AS n});
+sql($db, 'VACUUM ANALYZE backlog');
+sql($db, q{SELECT pg_stat_reset()});
+sql($db, q{CALL gigs.drain_gig_inbox('backlog', 1000)});
+$node->poll_query_until($db, q{SELECT n_tup_upd = 20000 FROM pg_stat_user_tables WHERE relname = 'backlog'})
+  or die 'the backlog was not drained';
+is(sql($db, q{SELECT seq_scan, outcome, count(*) FROM backlog, pg_stat_user_tables WHERE relname = 'backlog' GROUP BY 1, 2}),
+	'0|rejected|20000', 'a backlog is drained by where its rows lie');
+
 # A transaction that is left open is ended by the server, and others go on.
 for (both_sessions($db))
 {
