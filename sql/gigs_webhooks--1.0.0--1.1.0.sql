@@ -9,55 +9,24 @@ COMMENT ON COLUMN @extschema@.gig_subscription.signed IS
 	'whether its webhooks carry a signature; then none is accepted without, whatever becomes of the secrets';
 COMMENT ON TABLE @extschema@.gig_subscription_secret IS
 	'the secrets that webhooks are signed with, retired ones included';
-UPDATE @extschema@.gig_subscription AS s
-SET signed = false
-WHERE NOT EXISTS (
-	SELECT FROM @extschema@.gig_subscription_secret AS k WHERE k.name = s.name
-);
+-- Not by an UPDATE here: triggers of the tables' owner would run as who updates.
+CREATE FUNCTION @extschema@.gig_find_unsigned()
+RETURNS void
+AS 'MODULE_PATHNAME', 'gig_find_unsigned'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+SELECT @extschema@.gig_find_unsigned();
+DROP FUNCTION @extschema@.gig_find_unsigned();
 
 -- A foreign key between tables that pg_restore -j fills at the same time is in
 -- its way.
 ALTER TABLE @extschema@.gig_subscription_secret
 	DROP CONSTRAINT gig_subscription_secret_name_fkey;
 
--- Functions that work in the name of the tables' owner, not of their own.
-CREATE FUNCTION @extschema@.gig_become_owner()
-RETURNS void
-AS 'MODULE_PATHNAME', 'gig_become_owner'
-LANGUAGE C VOLATILE PARALLEL SAFE;
-COMMENT ON FUNCTION @extschema@.gig_become_owner() IS
-	'let the rest of a SECURITY DEFINER function work in the name of the tables'' owner';
+-- What the foreign key did.
 CREATE FUNCTION @extschema@.gig_subscription_cascade()
 RETURNS trigger
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-BEGIN
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	CASE TG_OP
-		WHEN 'UPDATE' THEN
-			EXECUTE format(
-				'UPDATE %s.gig_subscription_secret AS s SET name = $2 WHERE s.name = $1',
-				schema
-			) USING old.name, new.name;
-		WHEN 'DELETE' THEN
-			EXECUTE format(
-				'DELETE FROM %s.gig_subscription_secret AS s WHERE s.name = $1',
-				schema
-			) USING old.name;
-		WHEN 'TRUNCATE' THEN
-			EXECUTE format('DELETE FROM %s.gig_subscription_secret', schema);
-	END CASE;
-	RETURN NULL;
-END
-$$;
+AS 'MODULE_PATHNAME', 'gig_subscription_cascade'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.gig_subscription_cascade() IS
 	'have the secrets of a subscription go and be renamed with it';
 CREATE TRIGGER gig_subscription_cascade
@@ -75,7 +44,6 @@ COMMENT ON FUNCTION @extschema@.gig_body_bytes(text) IS
 	'what was signed of a body that is text: its UTF-8 bytes; if it has none, bytes that are refused as a body';
 
 REVOKE ALL ON FUNCTION
-	@extschema@.gig_become_owner(),
 	@extschema@.gig_subscription_cascade()
 FROM PUBLIC;
 -- Default privileges may have granted them, to anyone.
@@ -88,7 +56,6 @@ BEGIN
 		FROM pg_catalog.pg_proc AS p, pg_catalog.aclexplode(p.proacl) AS a
 		WHERE p.oid IN (
 				'@extschema@.gig_body_bytes(text)'::pg_catalog.regprocedure,
-				'@extschema@.gig_become_owner()'::pg_catalog.regprocedure,
 				'@extschema@.gig_subscription_cascade()'::pg_catalog.regprocedure
 			)
 			AND a.grantee NOT IN (p.proowner, 0)
@@ -363,153 +330,13 @@ CREATE OR REPLACE FUNCTION @extschema@.create_gig_subscription(
 	config jsonb DEFAULT NULL
 )
 RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-	nrows bigint;
-BEGIN
-	IF coalesce(create_gig_subscription.name, '') = '' THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'subscription name must not be empty';
-	END IF;
-	IF octet_length(create_gig_subscription.name) > 1024 THEN
-		RAISE program_limit_exceeded
-			USING MESSAGE = 'subscription name must not be longer than 1024 bytes';
-	END IF;
-	-- raises if no webhook could spell it
-	PERFORM convert_to(create_gig_subscription.name, 'UTF8');
-	IF coalesce(create_gig_subscription.url, '') = '' THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'subscription URL must not be empty';
-	END IF;
-	IF coalesce(cardinality(create_gig_subscription.events), 0) = 0
-		OR array_position(create_gig_subscription.events, NULL) IS NOT NULL
-		OR array_position(create_gig_subscription.events, '') IS NOT NULL
-	THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'subscription events must not be empty';
-	END IF;
-	IF jsonb_typeof(create_gig_subscription.config) <> 'object' THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'subscription config must be a JSON object';
-	END IF;
-
-	IF create_gig_subscription.secret = '' THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'secret must not be empty';
-	END IF;
-	-- it must have a form in UTF-8, with which is signed
-	EXECUTE format('SELECT %s.sign_gig_event(''\x''::bytea, $1)', schema)
-	USING create_gig_subscription.secret;
-
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	EXECUTE format(
-		$statement$
-		INSERT INTO %s.gig_subscription (name, url, events, config, signed)
-		VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT ON CONSTRAINT gig_subscription_pkey DO NOTHING
-		$statement$,
-		schema
-	) USING
-		create_gig_subscription.name,
-		create_gig_subscription.url,
-		create_gig_subscription.events,
-		create_gig_subscription.config,
-		create_gig_subscription.secret IS NOT NULL;
-	GET DIAGNOSTICS nrows = ROW_COUNT;
-	IF nrows = 0 THEN
-		RAISE duplicate_object USING
-			MESSAGE = format('subscription "%s" already exists', create_gig_subscription.name),
-			HINT = 'Use add_gig_secret() for another secret of the same name.';
-	END IF;
-
-	-- none that somebody has left behind is to come back to life
-	EXECUTE format(
-		'DELETE FROM %s.gig_subscription_secret AS s WHERE s.name = $1',
-		schema
-	) USING create_gig_subscription.name;
-
-	IF create_gig_subscription.secret IS NOT NULL THEN
-		EXECUTE format(
-			'INSERT INTO %s.gig_subscription_secret (name, secret) VALUES ($1, $2)',
-			schema
-		) USING create_gig_subscription.name, create_gig_subscription.secret;
-	END IF;
-EXCEPTION
-	-- its detail would show the row, and so the secret
-	WHEN integrity_constraint_violation THEN
-		RAISE USING ERRCODE = sqlstate, MESSAGE = sqlerrm;
-END
-$$;
+AS 'MODULE_PATHNAME', 'create_gig_subscription'
+LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 
 CREATE OR REPLACE FUNCTION @extschema@.add_gig_secret(name text, secret text)
 RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-	nrows bigint;
-BEGIN
-	IF coalesce(add_gig_secret.secret, '') = '' THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'secret must not be empty';
-	END IF;
-	-- it must have a form in UTF-8, with which is signed
-	EXECUTE format('SELECT %s.sign_gig_event(''\x''::bytea, $1)', schema)
-	USING add_gig_secret.secret;
-
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	-- updated even where it is signed already: whoever renames or drops it with an
-	-- older snapshot, which does not have the new secret, has to try again
-	EXECUTE format(
-		'UPDATE %s.gig_subscription AS s SET signed = true WHERE s.name = $1',
-		schema
-	) USING add_gig_secret.name;
-	GET DIAGNOSTICS nrows = ROW_COUNT;
-	IF nrows = 0 THEN
-		RAISE undefined_object
-			USING MESSAGE = format('subscription "%s" does not exist', add_gig_secret.name);
-	END IF;
-
-	EXECUTE format(
-		$statement$
-		SELECT
-		FROM %s.gig_subscription_secret AS s
-		WHERE s.name = $1
-			AND s.secret = $2
-			AND coalesce(s.retired_at, 'infinity') > clock_timestamp()
-		$statement$,
-		schema
-	) USING add_gig_secret.name, add_gig_secret.secret;
-	GET DIAGNOSTICS nrows = ROW_COUNT;
-	IF nrows > 0 THEN
-		RAISE duplicate_object
-			USING MESSAGE = format('subscription "%s" has this secret already', add_gig_secret.name);
-	END IF;
-
-	EXECUTE format(
-		'INSERT INTO %s.gig_subscription_secret (name, secret) VALUES ($1, $2)',
-		schema
-	) USING add_gig_secret.name, add_gig_secret.secret;
-EXCEPTION
-	-- its detail would show the row, and so the secret
-	WHEN integrity_constraint_violation THEN
-		RAISE USING ERRCODE = sqlstate, MESSAGE = sqlerrm;
-END
-$$;
+AS 'MODULE_PATHNAME', 'add_gig_secret'
+LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 
 CREATE OR REPLACE FUNCTION @extschema@.retire_gig_secret(
 	name text,
@@ -517,138 +344,18 @@ CREATE OR REPLACE FUNCTION @extschema@.retire_gig_secret(
 	at timestamptz DEFAULT pg_catalog.now()
 )
 RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-	nrows bigint;
-BEGIN
-	IF retire_gig_secret.at IS NULL THEN
-		RAISE null_value_not_allowed
-			USING MESSAGE = 'time of retirement must not be null';
-	END IF;
-
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	EXECUTE format('SELECT FROM %s.gig_subscription AS s WHERE s.name = $1', schema)
-	USING retire_gig_secret.name;
-	GET DIAGNOSTICS nrows = ROW_COUNT;
-	IF nrows = 0 THEN
-		RAISE undefined_object
-			USING MESSAGE = format('subscription "%s" does not exist', retire_gig_secret.name);
-	END IF;
-
-	EXECUTE format(
-		$statement$
-		UPDATE %s.gig_subscription_secret AS s
-		SET retired_at = $3
-		WHERE s.name = $1
-			AND s.secret = $2
-			AND coalesce(s.retired_at, 'infinity') > clock_timestamp()
-		$statement$,
-		schema
-	) USING retire_gig_secret.name, retire_gig_secret.secret, retire_gig_secret.at;
-	GET DIAGNOSTICS nrows = ROW_COUNT;
-	IF nrows = 0 THEN
-		RAISE undefined_object
-			USING MESSAGE = format('subscription "%s" has no such valid secret', retire_gig_secret.name);
-	END IF;
-EXCEPTION
-	-- its detail would show the row, and so the secret
-	WHEN integrity_constraint_violation THEN
-		RAISE USING ERRCODE = sqlstate, MESSAGE = sqlerrm;
-END
-$$;
+AS 'MODULE_PATHNAME', 'retire_gig_secret'
+LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 
 CREATE OR REPLACE FUNCTION @extschema@.drop_gig_subscription(name text)
 RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-	nrows bigint;
-BEGIN
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	EXECUTE format('DELETE FROM %s.gig_subscription AS s WHERE s.name = $1', schema)
-	USING drop_gig_subscription.name;
-	GET DIAGNOSTICS nrows = ROW_COUNT;
-	IF nrows = 0 THEN
-		RAISE undefined_object
-			USING MESSAGE = format('subscription "%s" does not exist', drop_gig_subscription.name);
-	END IF;
-END
-$$;
+AS 'MODULE_PATHNAME', 'drop_gig_subscription'
+LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 
 CREATE OR REPLACE FUNCTION @extschema@.gig_subscription_request(name text)
 RETURNS jsonb
-LANGUAGE plpgsql STABLE PARALLEL SAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-	subscription record;
-	newest_secret text;
-	request jsonb;
-BEGIN
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	EXECUTE format(
-		$statement$
-		SELECT s.name, s.url, s.events, s.config
-		FROM %s.gig_subscription AS s
-		WHERE s.name = $1
-		$statement$,
-		schema
-	) INTO subscription USING gig_subscription_request.name;
-	IF subscription.name IS NULL THEN
-		RAISE undefined_object
-			USING MESSAGE = format('subscription "%s" does not exist', gig_subscription_request.name);
-	END IF;
-
-	EXECUTE format(
-		$statement$
-		SELECT s.secret
-		FROM %s.gig_subscription_secret AS s
-		WHERE s.name = $1
-			AND coalesce(s.retired_at, 'infinity') > clock_timestamp()
-		ORDER BY s.created_at DESC
-		LIMIT 1
-		$statement$,
-		schema
-	) INTO newest_secret USING gig_subscription_request.name;
-
-	request := jsonb_build_object(
-		'events', CASE
-			WHEN subscription.events = ARRAY['*'] THEN to_jsonb('*'::text)
-			ELSE to_jsonb(subscription.events)
-		END,
-		'name', subscription.name,
-		'url', subscription.url
-	);
-	IF newest_secret IS NOT NULL THEN
-		request := request || jsonb_build_object('secret', newest_secret);
-	END IF;
-	IF subscription.config IS NOT NULL THEN
-		request := request || jsonb_build_object('config', subscription.config);
-	END IF;
-	RETURN request;
-END
-$$;
+AS 'MODULE_PATHNAME', 'gig_subscription_request'
+LANGUAGE C STABLE PARALLEL SAFE CALLED ON NULL INPUT;
 
 CREATE OR REPLACE FUNCTION @extschema@.prune_gig_events(
 	keep interval,
@@ -656,59 +363,8 @@ CREATE OR REPLACE FUNCTION @extschema@.prune_gig_events(
 	OUT events_pruned bigint,
 	OUT deliveries_pruned bigint
 )
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-BEGIN
-	IF keep IS NULL OR keep < interval '0' THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'interval to keep must not be null or negative';
-	END IF;
-	IF batch IS NULL OR batch <= 0 THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'batch must be greater than zero';
-	END IF;
-
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	EXECUTE format(
-		$statement$
-		DELETE FROM %1$s.gig_event_log AS l
-		WHERE l.event_id IN (
-			SELECT o.event_id
-			FROM %1$s.gig_event_log AS o
-			WHERE o.received_at < now() - $1
-			LIMIT $2
-			FOR UPDATE SKIP LOCKED
-		)
-		$statement$,
-		schema
-	) USING keep, batch;
-	GET DIAGNOSTICS events_pruned = ROW_COUNT;
-
-	-- past the window a delivery tells nothing, however long events are kept
-	EXECUTE format(
-		$statement$
-		DELETE FROM %1$s.gig_delivery AS d
-		WHERE (d.account_id, d.body_digest) IN (
-			SELECT o.account_id, o.body_digest
-			FROM %1$s.gig_delivery AS o
-			WHERE o.first_at < now() - %1$s.gig_dedupe_window()
-			LIMIT $1
-			FOR UPDATE SKIP LOCKED
-		)
-		$statement$,
-		schema
-	) USING batch;
-	GET DIAGNOSTICS deliveries_pruned = ROW_COUNT;
-END
-$$;
+AS 'MODULE_PATHNAME', 'prune_gig_events'
+LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 
 CREATE OR REPLACE FUNCTION @extschema@.gig_event_counts(
 	bucket interval,
@@ -721,44 +377,5 @@ RETURNS TABLE (
 	events bigint,
 	gigs bigint
 )
-LANGUAGE plpgsql STABLE PARALLEL SAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-	seconds double precision := EXTRACT(epoch FROM gig_event_counts.bucket);
-BEGIN
-	IF seconds IS NULL OR seconds <= 0 THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'bucket must be greater than zero';
-	END IF;
-	IF EXTRACT(month FROM gig_event_counts.bucket) <> 0
-		OR EXTRACT(year FROM gig_event_counts.bucket) <> 0
-	THEN
-		RAISE feature_not_supported
-			USING MESSAGE = 'buckets of months or years are not supported';
-	END IF;
-
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	RETURN QUERY EXECUTE format(
-		$statement$
-		SELECT
-			to_timestamp(floor(EXTRACT(epoch FROM l.received_at) / $1) * $1),
-			l.event,
-			count(*),
-			coalesce(sum((%1$s.parse_logged_gig_event(l.body)).changed_count), 0)::bigint
-		FROM %1$s.gig_event_log AS l
-		WHERE l.received_at >= $2
-			AND l.received_at < $3
-		GROUP BY 1, 2
-		ORDER BY 1, 2
-		$statement$,
-		schema
-	) USING seconds, gig_event_counts."from", gig_event_counts."to";
-END
-$$;
+AS 'MODULE_PATHNAME', 'gig_event_counts'
+LANGUAGE C STABLE PARALLEL SAFE CALLED ON NULL INPUT;

@@ -737,24 +737,6 @@ COMMENT ON PROCEDURE @extschema@.drain_gig_inbox(regclass, integer, name, name, 
 	'take in the rows of an inbox table that have no outcome yet, a batch a transaction; goes on where it was ended, and beside others';
 
 --
--- Whose name functions work in
---
--- The functions from here on are SECURITY DEFINER to reach the tables, but the
--- tables may be given to a role of their own, while the functions stay the
--- superuser's who created the extension.  What that role puts on its tables
--- must not run in the superuser's name: so each function begins by taking on
--- the tables' owner.  And it looks up the schema's name, which may have changed
--- since; somebody else may have taken the old one.
---
-
-CREATE FUNCTION @extschema@.gig_become_owner()
-RETURNS void
-AS 'MODULE_PATHNAME', 'gig_become_owner'
-LANGUAGE C VOLATILE PARALLEL SAFE;
-COMMENT ON FUNCTION @extschema@.gig_become_owner() IS
-	'let the rest of a SECURITY DEFINER function work in the name of the tables'' owner';
-
---
 -- Subscriptions
 --
 
@@ -790,35 +772,8 @@ ALTER TABLE @extschema@.gig_subscription_secret
 
 CREATE FUNCTION @extschema@.gig_subscription_cascade()
 RETURNS trigger
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-BEGIN
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	CASE TG_OP
-		WHEN 'UPDATE' THEN
-			EXECUTE format(
-				'UPDATE %s.gig_subscription_secret AS s SET name = $2 WHERE s.name = $1',
-				schema
-			) USING old.name, new.name;
-		WHEN 'DELETE' THEN
-			EXECUTE format(
-				'DELETE FROM %s.gig_subscription_secret AS s WHERE s.name = $1',
-				schema
-			) USING old.name;
-		WHEN 'TRUNCATE' THEN
-			EXECUTE format('DELETE FROM %s.gig_subscription_secret', schema);
-	END CASE;
-	RETURN NULL;
-END
-$$;
+AS 'MODULE_PATHNAME', 'gig_subscription_cascade'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.gig_subscription_cascade() IS
 	'have the secrets of a subscription go and be renamed with it';
 
@@ -843,155 +798,15 @@ CREATE FUNCTION @extschema@.create_gig_subscription(
 	config jsonb DEFAULT NULL
 )
 RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-	nrows bigint;
-BEGIN
-	IF coalesce(create_gig_subscription.name, '') = '' THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'subscription name must not be empty';
-	END IF;
-	IF octet_length(create_gig_subscription.name) > 1024 THEN
-		RAISE program_limit_exceeded
-			USING MESSAGE = 'subscription name must not be longer than 1024 bytes';
-	END IF;
-	-- raises if no webhook could spell it
-	PERFORM convert_to(create_gig_subscription.name, 'UTF8');
-	IF coalesce(create_gig_subscription.url, '') = '' THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'subscription URL must not be empty';
-	END IF;
-	IF coalesce(cardinality(create_gig_subscription.events), 0) = 0
-		OR array_position(create_gig_subscription.events, NULL) IS NOT NULL
-		OR array_position(create_gig_subscription.events, '') IS NOT NULL
-	THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'subscription events must not be empty';
-	END IF;
-	IF jsonb_typeof(create_gig_subscription.config) <> 'object' THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'subscription config must be a JSON object';
-	END IF;
-
-	IF create_gig_subscription.secret = '' THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'secret must not be empty';
-	END IF;
-	-- it must have a form in UTF-8, with which is signed
-	EXECUTE format('SELECT %s.sign_gig_event(''\x''::bytea, $1)', schema)
-	USING create_gig_subscription.secret;
-
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	EXECUTE format(
-		$statement$
-		INSERT INTO %s.gig_subscription (name, url, events, config, signed)
-		VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT ON CONSTRAINT gig_subscription_pkey DO NOTHING
-		$statement$,
-		schema
-	) USING
-		create_gig_subscription.name,
-		create_gig_subscription.url,
-		create_gig_subscription.events,
-		create_gig_subscription.config,
-		create_gig_subscription.secret IS NOT NULL;
-	GET DIAGNOSTICS nrows = ROW_COUNT;
-	IF nrows = 0 THEN
-		RAISE duplicate_object USING
-			MESSAGE = format('subscription "%s" already exists', create_gig_subscription.name),
-			HINT = 'Use add_gig_secret() for another secret of the same name.';
-	END IF;
-
-	-- none that somebody has left behind is to come back to life
-	EXECUTE format(
-		'DELETE FROM %s.gig_subscription_secret AS s WHERE s.name = $1',
-		schema
-	) USING create_gig_subscription.name;
-
-	IF create_gig_subscription.secret IS NOT NULL THEN
-		EXECUTE format(
-			'INSERT INTO %s.gig_subscription_secret (name, secret) VALUES ($1, $2)',
-			schema
-		) USING create_gig_subscription.name, create_gig_subscription.secret;
-	END IF;
-EXCEPTION
-	-- its detail would show the row, and so the secret
-	WHEN integrity_constraint_violation THEN
-		RAISE USING ERRCODE = sqlstate, MESSAGE = sqlerrm;
-END
-$$;
+AS 'MODULE_PATHNAME', 'create_gig_subscription'
+LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.create_gig_subscription(text, text, text, text[], jsonb) IS
 	'register a webhook subscription; without a secret, what comes for it is accepted unsigned';
 
 CREATE FUNCTION @extschema@.add_gig_secret(name text, secret text)
 RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-	nrows bigint;
-BEGIN
-	IF coalesce(add_gig_secret.secret, '') = '' THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'secret must not be empty';
-	END IF;
-	-- it must have a form in UTF-8, with which is signed
-	EXECUTE format('SELECT %s.sign_gig_event(''\x''::bytea, $1)', schema)
-	USING add_gig_secret.secret;
-
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	-- updated even where it is signed already: whoever renames or drops it with an
-	-- older snapshot, which does not have the new secret, has to try again
-	EXECUTE format(
-		'UPDATE %s.gig_subscription AS s SET signed = true WHERE s.name = $1',
-		schema
-	) USING add_gig_secret.name;
-	GET DIAGNOSTICS nrows = ROW_COUNT;
-	IF nrows = 0 THEN
-		RAISE undefined_object
-			USING MESSAGE = format('subscription "%s" does not exist', add_gig_secret.name);
-	END IF;
-
-	EXECUTE format(
-		$statement$
-		SELECT
-		FROM %s.gig_subscription_secret AS s
-		WHERE s.name = $1
-			AND s.secret = $2
-			AND coalesce(s.retired_at, 'infinity') > clock_timestamp()
-		$statement$,
-		schema
-	) USING add_gig_secret.name, add_gig_secret.secret;
-	GET DIAGNOSTICS nrows = ROW_COUNT;
-	IF nrows > 0 THEN
-		RAISE duplicate_object
-			USING MESSAGE = format('subscription "%s" has this secret already', add_gig_secret.name);
-	END IF;
-
-	EXECUTE format(
-		'INSERT INTO %s.gig_subscription_secret (name, secret) VALUES ($1, $2)',
-		schema
-	) USING add_gig_secret.name, add_gig_secret.secret;
-EXCEPTION
-	-- its detail would show the row, and so the secret
-	WHEN integrity_constraint_violation THEN
-		RAISE USING ERRCODE = sqlstate, MESSAGE = sqlerrm;
-END
-$$;
+AS 'MODULE_PATHNAME', 'add_gig_secret'
+LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.add_gig_secret(text, text) IS
 	'accept another secret for a subscription; those it has stay valid';
 
@@ -1001,142 +816,22 @@ CREATE FUNCTION @extschema@.retire_gig_secret(
 	at timestamptz DEFAULT pg_catalog.now()
 )
 RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-	nrows bigint;
-BEGIN
-	IF retire_gig_secret.at IS NULL THEN
-		RAISE null_value_not_allowed
-			USING MESSAGE = 'time of retirement must not be null';
-	END IF;
-
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	EXECUTE format('SELECT FROM %s.gig_subscription AS s WHERE s.name = $1', schema)
-	USING retire_gig_secret.name;
-	GET DIAGNOSTICS nrows = ROW_COUNT;
-	IF nrows = 0 THEN
-		RAISE undefined_object
-			USING MESSAGE = format('subscription "%s" does not exist', retire_gig_secret.name);
-	END IF;
-
-	EXECUTE format(
-		$statement$
-		UPDATE %s.gig_subscription_secret AS s
-		SET retired_at = $3
-		WHERE s.name = $1
-			AND s.secret = $2
-			AND coalesce(s.retired_at, 'infinity') > clock_timestamp()
-		$statement$,
-		schema
-	) USING retire_gig_secret.name, retire_gig_secret.secret, retire_gig_secret.at;
-	GET DIAGNOSTICS nrows = ROW_COUNT;
-	IF nrows = 0 THEN
-		RAISE undefined_object
-			USING MESSAGE = format('subscription "%s" has no such valid secret', retire_gig_secret.name);
-	END IF;
-EXCEPTION
-	-- its detail would show the row, and so the secret
-	WHEN integrity_constraint_violation THEN
-		RAISE USING ERRCODE = sqlstate, MESSAGE = sqlerrm;
-END
-$$;
+AS 'MODULE_PATHNAME', 'retire_gig_secret'
+LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.retire_gig_secret(text, text, timestamptz) IS
 	'refuse a secret from a time on; every session does from its next statement after the commit';
 
 CREATE FUNCTION @extschema@.drop_gig_subscription(name text)
 RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-	nrows bigint;
-BEGIN
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	EXECUTE format('DELETE FROM %s.gig_subscription AS s WHERE s.name = $1', schema)
-	USING drop_gig_subscription.name;
-	GET DIAGNOSTICS nrows = ROW_COUNT;
-	IF nrows = 0 THEN
-		RAISE undefined_object
-			USING MESSAGE = format('subscription "%s" does not exist', drop_gig_subscription.name);
-	END IF;
-END
-$$;
+AS 'MODULE_PATHNAME', 'drop_gig_subscription'
+LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.drop_gig_subscription(text) IS
 	'forget a subscription and its secrets; what it brought stays';
 
 CREATE FUNCTION @extschema@.gig_subscription_request(name text)
 RETURNS jsonb
-LANGUAGE plpgsql STABLE PARALLEL SAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-	subscription record;
-	newest_secret text;
-	request jsonb;
-BEGIN
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	EXECUTE format(
-		$statement$
-		SELECT s.name, s.url, s.events, s.config
-		FROM %s.gig_subscription AS s
-		WHERE s.name = $1
-		$statement$,
-		schema
-	) INTO subscription USING gig_subscription_request.name;
-	IF subscription.name IS NULL THEN
-		RAISE undefined_object
-			USING MESSAGE = format('subscription "%s" does not exist', gig_subscription_request.name);
-	END IF;
-
-	EXECUTE format(
-		$statement$
-		SELECT s.secret
-		FROM %s.gig_subscription_secret AS s
-		WHERE s.name = $1
-			AND coalesce(s.retired_at, 'infinity') > clock_timestamp()
-		ORDER BY s.created_at DESC
-		LIMIT 1
-		$statement$,
-		schema
-	) INTO newest_secret USING gig_subscription_request.name;
-
-	request := jsonb_build_object(
-		'events', CASE
-			WHEN subscription.events = ARRAY['*'] THEN to_jsonb('*'::text)
-			ELSE to_jsonb(subscription.events)
-		END,
-		'name', subscription.name,
-		'url', subscription.url
-	);
-	IF newest_secret IS NOT NULL THEN
-		request := request || jsonb_build_object('secret', newest_secret);
-	END IF;
-	IF subscription.config IS NOT NULL THEN
-		request := request || jsonb_build_object('config', subscription.config);
-	END IF;
-	RETURN request;
-END
-$$;
+AS 'MODULE_PATHNAME', 'gig_subscription_request'
+LANGUAGE C STABLE PARALLEL SAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.gig_subscription_request(text) IS
 	'what to POST to /v2/webhooks for a subscription; holds its newest secret';
 
@@ -1160,59 +855,8 @@ CREATE FUNCTION @extschema@.prune_gig_events(
 	OUT events_pruned bigint,
 	OUT deliveries_pruned bigint
 )
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-BEGIN
-	IF keep IS NULL OR keep < interval '0' THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'interval to keep must not be null or negative';
-	END IF;
-	IF batch IS NULL OR batch <= 0 THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'batch must be greater than zero';
-	END IF;
-
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	EXECUTE format(
-		$statement$
-		DELETE FROM %1$s.gig_event_log AS l
-		WHERE l.event_id IN (
-			SELECT o.event_id
-			FROM %1$s.gig_event_log AS o
-			WHERE o.received_at < now() - $1
-			LIMIT $2
-			FOR UPDATE SKIP LOCKED
-		)
-		$statement$,
-		schema
-	) USING keep, batch;
-	GET DIAGNOSTICS events_pruned = ROW_COUNT;
-
-	-- past the window a delivery tells nothing, however long events are kept
-	EXECUTE format(
-		$statement$
-		DELETE FROM %1$s.gig_delivery AS d
-		WHERE (d.account_id, d.body_digest) IN (
-			SELECT o.account_id, o.body_digest
-			FROM %1$s.gig_delivery AS o
-			WHERE o.first_at < now() - %1$s.gig_dedupe_window()
-			LIMIT $1
-			FOR UPDATE SKIP LOCKED
-		)
-		$statement$,
-		schema
-	) USING batch;
-	GET DIAGNOSTICS deliveries_pruned = ROW_COUNT;
-END
-$$;
+AS 'MODULE_PATHNAME', 'prune_gig_events'
+LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.prune_gig_events(interval, integer) IS
 	'delete events older than "keep", and deliveries past the dedupe window, at most a batch of each; call it until both are 0';
 
@@ -1306,47 +950,8 @@ RETURNS TABLE (
 	events bigint,
 	gigs bigint
 )
-LANGUAGE plpgsql STABLE PARALLEL SAFE CALLED ON NULL INPUT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	schema CONSTANT text := (
-		SELECT quote_ident(n.nspname)
-		FROM pg_extension AS e
-		JOIN pg_namespace AS n ON n.oid = e.extnamespace
-		WHERE e.extname = 'gigs_webhooks'
-	);
-	seconds double precision := EXTRACT(epoch FROM gig_event_counts.bucket);
-BEGIN
-	IF seconds IS NULL OR seconds <= 0 THEN
-		RAISE invalid_parameter_value
-			USING MESSAGE = 'bucket must be greater than zero';
-	END IF;
-	IF EXTRACT(month FROM gig_event_counts.bucket) <> 0
-		OR EXTRACT(year FROM gig_event_counts.bucket) <> 0
-	THEN
-		RAISE feature_not_supported
-			USING MESSAGE = 'buckets of months or years are not supported';
-	END IF;
-
-	EXECUTE format('SELECT %s.gig_become_owner()', schema);
-	RETURN QUERY EXECUTE format(
-		$statement$
-		SELECT
-			to_timestamp(floor(EXTRACT(epoch FROM l.received_at) / $1) * $1),
-			l.event,
-			count(*),
-			coalesce(sum((%1$s.parse_logged_gig_event(l.body)).changed_count), 0)::bigint
-		FROM %1$s.gig_event_log AS l
-		WHERE l.received_at >= $2
-			AND l.received_at < $3
-		GROUP BY 1, 2
-		ORDER BY 1, 2
-		$statement$,
-		schema
-	) USING seconds, gig_event_counts."from", gig_event_counts."to";
-END
-$$;
+AS 'MODULE_PATHNAME', 'gig_event_counts'
+LANGUAGE C STABLE PARALLEL SAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.gig_event_counts(interval, timestamptz, timestamptz) IS
 	'events, and gigs added, updated or removed, by kind per time bucket (in UTC), from "from" up to but not including "to"';
 
@@ -1374,7 +979,6 @@ REVOKE ALL ON FUNCTION
 	@extschema@.try_ingest_gig_event(text, text),
 	@extschema@.ingest_gig_events(bytea[], text[]),
 	@extschema@.gig_inbox_ingest(),
-	@extschema@.gig_become_owner(),
 	@extschema@.gig_subscription_changed(),
 	@extschema@.gig_subscription_cascade(),
 	@extschema@.create_gig_subscription(text, text, text, text[], jsonb),

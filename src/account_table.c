@@ -53,7 +53,7 @@ bool
 LockAccounts(const GigSchema *schema, GigDirect *direct, GigAccount *accounts,
 			 int naccounts)
 {
-	/* of a single account, nothing is held when it turns out to have vanished */
+	/* of a single account nothing is held, when it has been deleted */
 	int attempts = naccounts == 1 ? MAX_LOCK_ATTEMPTS : 1;
 
 	for (int attempt = 0; attempt < attempts; attempt++)

@@ -102,6 +102,7 @@ ApplyGigItems(const GigSchema *schema, GigItem **items, int nitems)
 	PreventCommandIfReadOnly("INSERT");
 	/* once they are locked nobody can make them anything else */
 	LockGigTables(schema, RowExclusiveLock);
+	LockGigSequence(schema);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	BecomeOwner(schema, &caller);
@@ -115,6 +116,9 @@ ApplyGigItems(const GigSchema *schema, GigItem **items, int nitems)
 		applied = ApplyOrUndo(&batch);
 		for (int i = 1; !applied && i < MAX_LOCK_ATTEMPTS; i++)
 		{
+			/* what was learnt of them has been undone, too */
+			LockGigTables(schema, RowExclusiveLock);
+			LockGigSequence(schema);
 			GroupSteps(&batch);
 			applied = ApplyOrUndo(&batch);
 		}

@@ -16,11 +16,11 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/tuplestore.h"
 
 #include "arguments.h"
 #include "encoding.h"
 #include "ingest.h"
+#include "result_set.h"
 
 /* The columns that tell what became of an event, from the first. */
 #define RESULT_COLUMNS 6
@@ -31,8 +31,6 @@ static void FillResult(const GigSchema *schema, const GigResult *result,
 static int ReadInputs(FunctionCallInfo fcinfo, GigInput **inputs);
 static int ReadArray(FunctionCallInfo fcinfo, int argno, Oid type,
 					 Datum **values, bool **nulls);
-static Tuplestorestate *BeginResultSet(FunctionCallInfo fcinfo,
-									   TupleDesc *tupdesc);
 
 /*
  * ingest_gig_event(body bytea, sig text) returns gig_ingest_outcome
@@ -214,35 +212,6 @@ ReadArray(FunctionCallInfo fcinfo, int argno, Oid type, Datum **values,
 						errmsg("arrays of webhooks must have one dimension")));
 	deconstruct_array(array, type, -1, false, TYPALIGN_INT, values, nulls, &n);
 	return n;
-}
-
-static Tuplestorestate *
-BeginResultSet(FunctionCallInfo fcinfo, TupleDesc *tupdesc)
-{
-	ReturnSetInfo *result_set = (ReturnSetInfo *) fcinfo->resultinfo;
-	MemoryContext old_context;
-	Tuplestorestate *rows;
-
-	if (result_set == NULL || !IsA(result_set, ReturnSetInfo) ||
-		(result_set->allowedModes & SFRM_Materialize) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg(
-					 "set-valued function called in context that cannot accept a set")));
-
-	old_context =
-		MemoryContextSwitchTo(result_set->econtext->ecxt_per_query_memory);
-	if (get_call_result_type(fcinfo, NULL, tupdesc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	rows = tuplestore_begin_heap((result_set->allowedModes &
-								  SFRM_Materialize_Random) != 0,
-								 false, work_mem);
-	MemoryContextSwitchTo(old_context);
-
-	result_set->returnMode = SFRM_Materialize;
-	result_set->setResult = rows;
-	result_set->setDesc = *tupdesc;
-	return rows;
 }
 
 TEXT_BODY_OVERLOAD(ingest_gig_event, TextToBody)

@@ -97,7 +97,8 @@ TextToUtf8(text *t, const char *what)
  * What can't be converted ends with the first byte that can't.  No character of
  * UTF-8 ends so, and so whoever reads the body finds it there.
  *
- * A body that is too large already is left as it is, to be refused for that.
+ * A body that will be too large, as no encoding's characters are twice as long
+ * as in UTF-8, is left as it is, to be refused for that.
  */
 bytea *
 TextToBody(text *t)
@@ -108,7 +109,8 @@ TextToBody(text *t)
 	StringInfoData body;
 	char *utf8;
 
-	if (IsUtf8Already() || len > gig_max_body_size)
+	if (IsUtf8Already() || len / 2 > gig_max_body_size ||
+		len > MAX_CONVERTED_BYTES)
 		return (bytea *) t;
 	utf8 = Convert(s, len, &converted);
 	if (converted == len)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * plan.c
- *	  Saved SPI plans, one of each kind a backend.
+ *	  Statements on our tables; saved SPI plans, one of each kind a backend.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,6 +22,7 @@ static void PreparePlan(const GigSchema *schema, SavedPlan *saved,
 						const void *what);
 static void MakeGenericPlan(SPIPlanPtr plan);
 static void SwitchOff(const char *setting);
+static void CheckResult(int result, int expected);
 
 /*
  * Runs a saved plan, preparing it first where that has to be done (again).
@@ -38,6 +39,7 @@ RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
 	SPIPlanPtr plan;
 	int result;
 
+	RefreshGigSchema(schema);
 	if (saved->plan == NULL || saved->generation != schema->generation)
 		PreparePlan(schema, saved, what);
 	else if (!SPI_plan_is_valid(saved->plan))
@@ -45,20 +47,49 @@ RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
 
 	plan = saved->plan;
 	saved->running++;
+	WatchSchemaName(schema);
 	result = SPI_execute_snapshot(plan, arguments->values, arguments->nulls,
 								  snapshot, InvalidSnapshot, false, true, 0);
 	/* a trigger may have had it replaced, by one that isn't running */
 	if (saved->plan == plan)
 		saved->running--;
+	CheckResult(result, expected);
+	return SPI_processed;
+}
+
+/*
+ * Runs a statement that is not worth a saved plan; "format" has the schema's
+ * name as its argument, for each %1$s of it.  Otherwise as RunPlan().
+ */
+uint64
+RunStatement(const GigSchema *schema, const char *format, Arguments *arguments,
+			 bool read_only, int expected)
+{
+	StringInfoData text;
+	int result;
+
+	RefreshGigSchema(schema);
+	initStringInfo(&text);
+	appendStringInfo(&text, format, schema->name);
+	WatchSchemaName(schema);
+	result = SPI_execute_with_args(text.data, arguments->n, arguments->types,
+								   arguments->values, arguments->nulls,
+								   read_only, 0);
+	CheckResult(result, expected);
+	return SPI_processed;
+}
+
+static void
+CheckResult(int result, int expected)
+{
 	if (result == SPI_OK_REWRITTEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("a rule has replaced a statement of gigs_webhooks"),
 				 errhint("Use triggers on its tables instead of rules.")));
 	if (result != expected)
-		elog(ERROR, "unexpected result of SPI_execute_snapshot: %s",
+		elog(ERROR, "unexpected result of SPI: %s",
 			 SPI_result_code_string(result));
-	return SPI_processed;
 }
 
 static void
@@ -109,6 +140,14 @@ AddArgument(Arguments *arguments, Datum value, bool isnull)
 	arguments->values[arguments->n] = value;
 	arguments->nulls[arguments->n] = isnull ? 'n' : ' ';
 	arguments->n++;
+}
+
+/* The same where the statement has no parameters described. */
+void
+AddTypedArgument(Arguments *arguments, Oid type, Datum value, bool isnull)
+{
+	arguments->types[arguments->n] = type;
+	AddArgument(arguments, value, isnull);
 }
 
 /*

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * plan.h
- *	  Saved SPI plans, one of each kind a backend.
+ *	  Statements on our tables; saved SPI plans, one of each kind a backend.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +28,7 @@ typedef struct Statement
 typedef struct Arguments
 {
 	int n;
+	Oid types[MAX_ARGUMENTS]; /* of those that are typed */
 	Datum values[MAX_ARGUMENTS];
 	char nulls[MAX_ARGUMENTS];
 } Arguments;
@@ -44,8 +45,12 @@ typedef struct SavedPlan
 extern uint64 RunPlan(const GigSchema *schema, SavedPlan *saved,
 					  const void *what, Arguments *arguments, Snapshot snapshot,
 					  int expected);
+extern uint64 RunStatement(const GigSchema *schema, const char *format,
+						   Arguments *arguments, bool read_only, int expected);
 extern void AppendParameter(Statement *statement, Oid type);
 extern void AddArgument(Arguments *arguments, Datum value, bool isnull);
+extern void AddTypedArgument(Arguments *arguments, Oid type, Datum value,
+							 bool isnull);
 extern Datum MakeArray(Oid type, Datum *values, int length);
 
 #endif /* GIGS_WEBHOOKS_PLAN_H */

@@ -22,6 +22,7 @@
 
 #include "account_table.h"
 #include "event.h"
+#include "plan.h"
 #include "write.h"
 
 /* How many accounts are written at a time, and events read. */
@@ -45,7 +46,6 @@ static void RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id);
 static void FoldLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc);
 static void WriteRebuilt(Rebuild *rebuild);
 static int64 CountAccounts(const GigSchema *schema, const pg_uuid_t *account_id);
-static void LockAllAccounts(const GigSchema *schema);
 
 /*
  * rebuild_gig_sync(account_id uuid DEFAULT NULL)
@@ -70,7 +70,7 @@ rebuild_gig_sync(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	tupdesc = BlessTupleDesc(tupdesc);
 
-	/* the owner stays who he is now; a stronger lock is taken in his name */
+	/* they stay whose they are now */
 	LockGigTables(rebuild.schema, AccessShareLock);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -109,10 +109,14 @@ LockBeforeReading(const Rebuild *rebuild, const pg_uuid_t *account_id)
 	if (account_id != NULL && CountAccounts(rebuild->schema, account_id) > 0)
 	{
 		InitGigAccount(&account, account_id, account_id);
-		if (LockExistingAccounts(rebuild->schema, &account, 1) == 1)
-			return;
+		/* whoever went on would keep the lock that two can't have */
+		if (LockExistingAccounts(rebuild->schema, &account, 1) != 1)
+			ThrowAccountsVanished();
+		return;
 	}
-	LockAllAccounts(rebuild->schema);
+	/* keeps everybody else from changing any account */
+	LockGigTable(rebuild->schema, &rebuild->schema->tables[TABLE_ACCOUNT_SYNC],
+				 ExclusiveLock);
 }
 
 /*
@@ -126,6 +130,7 @@ RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 	Datum values[1];
 	Portal cursor;
 
+	RefreshGigSchema(rebuild->schema);
 	initStringInfo(&query);
 	appendStringInfo(&query,
 					 "SELECT account_id, received_at, body, event_id"
@@ -135,6 +140,7 @@ RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 					 account_id ? " WHERE account_id = $1" : "");
 	if (account_id)
 		values[0] = UUIDPGetDatum((pg_uuid_t *) account_id);
+	WatchSchemaName(rebuild->schema);
 	cursor = SPI_cursor_open_with_args(NULL, query.data, account_id ? 1 : 0,
 									   argtypes, values, NULL, false, 0);
 	for (;;)
@@ -244,34 +250,18 @@ WriteRebuilt(Rebuild *rebuild)
 static int64
 CountAccounts(const GigSchema *schema, const pg_uuid_t *account_id)
 {
-	StringInfoData query;
-	Oid argtypes[1] = {UUIDOID};
-	Datum values[1];
+	Arguments arguments = {.n = 0};
 	bool isnull;
 
-	initStringInfo(&query);
-	appendStringInfo(&query, "SELECT count(*) FROM %s.gig_account_sync%s",
-					 schema->name, account_id ? " WHERE account_id = $1" : "");
-	if (account_id)
-		values[0] = UUIDPGetDatum((pg_uuid_t *) account_id);
-	if (SPI_execute_with_args(query.data, account_id ? 1 : 0, argtypes, values,
-							  NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not count accounts");
+	AddTypedArgument(&arguments, UUIDOID,
+					 account_id ? UUIDPGetDatum((pg_uuid_t *) account_id)
+								: (Datum) 0,
+					 account_id == NULL);
+	RunStatement(schema,
+				 account_id ? "SELECT count(*) FROM %1$s.gig_account_sync"
+							  " WHERE account_id = $1"
+							: "SELECT count(*) FROM %1$s.gig_account_sync",
+				 &arguments, false, SPI_OK_SELECT);
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 									   SPI_tuptable->tupdesc, 1, &isnull));
-}
-
-/*
- * Keeps everybody else from changing any account until the transaction ends.
- */
-static void
-LockAllAccounts(const GigSchema *schema)
-{
-	StringInfoData query;
-
-	initStringInfo(&query);
-	appendStringInfo(&query, "LOCK TABLE %s.gig_account_sync IN EXCLUSIVE MODE",
-					 schema->name);
-	if (SPI_execute(query.data, false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not lock accounts");
 }

@@ -12,12 +12,14 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_enum.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_sequence.h"
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -45,9 +47,12 @@ const char *const gig_outcome_names[GIG_OUTCOMES] = {
 
 static GigSchema cached_schema;
 static bool cached_schema_valid = false;
-static bool definitions_checked = false; /* of the cached schema's tables */
+static bool columns_checked = false; /* of the cached schema's tables */
+static bool sequence_checked = false;
 static bool forgotten_meanwhile = false; /* while it was being looked up */
 static MemoryContext schema_context = NULL;
+static uint64 watched_generation = 0; /* 0: of nothing */
+static ExecutorStart_hook_type next_executor_start = NULL;
 
 static Oid FunctionNamespace(Oid function);
 static void LoadSchema(Oid namespace_id);
@@ -62,6 +67,10 @@ static int SecurityContext(Oid owner, Oid caller, int security_context);
 static Oid GetOwner(const GigSchema *schema);
 static void ForgetSchema(Datum arg, int cacheid, uint32 hashvalue);
 static void ForgetSchemaOfTable(Datum arg, Oid table);
+static void StartStatement(QueryDesc *query, int eflags);
+static void EndTransaction(XactEvent event, void *arg);
+static void EndSubtransaction(SubXactEvent event, SubTransactionId id,
+							  SubTransactionId parent, void *arg);
 
 /*
  * Asks to be told when what we remember changes.
@@ -73,6 +82,10 @@ InitSchema(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, ForgetSchema, (Datum) 0);
 	CacheRegisterSyscacheCallback(SEQRELID, ForgetSchema, (Datum) 0);
 	CacheRegisterRelcacheCallback(ForgetSchemaOfTable, (Datum) 0);
+	RegisterXactCallback(EndTransaction, NULL);
+	RegisterSubXactCallback(EndSubtransaction, NULL);
+	next_executor_start = ExecutorStart_hook;
+	ExecutorStart_hook = StartStatement;
 }
 
 /*
@@ -158,7 +171,8 @@ LoadSchema(Oid namespace_id)
 	}
 	else
 		pfree(name);
-	definitions_checked = false;
+	columns_checked = false;
+	sequence_checked = false;
 	cached_schema = schema;
 	cached_schema_valid = !forgotten_meanwhile;
 }
@@ -188,22 +202,42 @@ LockGigTable(const GigSchema *schema, const Oid *table, LOCKMODE mode)
 }
 
 /*
- * Locks the tables that events change, and the sequence they draw from, in one
- * order: until the transaction ends nobody can change what they are and whose.
+ * Locks the tables that events change, in one order: until the transaction ends
+ * nobody can change what they are and whose.
  */
 void
 LockGigTables(const GigSchema *schema, LOCKMODE mode)
 {
 	for (int i = 0; i < GIG_TABLES; i++)
 		LockGigTable(schema, &schema->tables[i], mode);
-	LockGigTable(schema, &schema->event_id_sequence, mode);
-	if (!definitions_checked)
+	if (!columns_checked)
 	{
 		for (int i = 0; i < GIG_TABLES; i++)
 			CheckColumns(schema, (GigTable) i);
-		CheckSequence(schema);
-		definitions_checked = true;
+		columns_checked = true;
 	}
+}
+
+/*
+ * Locks the sequence that events draw their numbers from.
+ */
+void
+LockGigSequence(const GigSchema *schema)
+{
+	LockGigTable(schema, &schema->event_id_sequence, RowExclusiveLock);
+	if (!sequence_checked)
+		CheckSequence(schema);
+	sequence_checked = true;
+}
+
+/*
+ * Locks the tables of subscriptions.
+ */
+void
+LockGigSubscriptions(const GigSchema *schema)
+{
+	LockGigTable(schema, &schema->subscription_table, AccessShareLock);
+	LockGigTable(schema, &schema->secret_table, AccessShareLock);
 }
 
 /*
@@ -438,32 +472,68 @@ BecomeCaller(const Caller *caller)
 }
 
 /*
- * gig_become_owner() returns void
- *
- * The same for the rest of a SECURITY DEFINER function.  PostgreSQL goes back
- * to the caller when that ends.
+ * Takes notice of what has been changed meanwhile, above all of the schema's
+ * name.
  */
-PG_FUNCTION_INFO_V1(gig_become_owner);
-Datum
-gig_become_owner(PG_FUNCTION_ARGS)
+void
+RefreshGigSchema(const GigSchema *schema)
 {
-	Oid user;
-	int security_context;
-	const GigSchema *schema = GetGigSchema(fcinfo);
-	Oid owner;
+	Assert(schema == &cached_schema);
+	AcceptInvalidationMessages();
+	if (!cached_schema_valid)
+		LoadSchema(schema->namespace_id);
+}
 
-	GetUserIdAndSecContext(&user, &security_context);
-	if ((security_context & SECURITY_LOCAL_USERID_CHANGE) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("function \"%s\" was not called by a SECURITY DEFINER function",
-						"gig_become_owner")));
-	/* or their owner might be another by the time that they are used */
-	LockGigTables(schema, AccessShareLock);
-	LockGigTable(schema, &schema->subscription_table, AccessShareLock);
-	LockGigTable(schema, &schema->secret_table, AccessShareLock);
-	owner = GetOwner(schema);
-	SetUserIdAndSecContext(owner, SecurityContext(owner, GetOuterUserId(),
-												  security_context));
-	PG_RETURN_VOID();
+/*
+ * Has the name that the next statement calls the schema by checked once more,
+ * when the statement has been parsed and is about to start.
+ *
+ * Nothing keeps a schema from being renamed, not even while its tables are
+ * locked, nor somebody else from giving another one the old name then, with
+ * tables of his own, whose triggers would run in the owner's name.
+ */
+void
+WatchSchemaName(const GigSchema *schema)
+{
+	watched_generation = schema->generation;
+}
+
+static void
+StartStatement(QueryDesc *query, int eflags)
+{
+	uint64 generation = watched_generation;
+
+	watched_generation = 0;
+	if (generation != 0)
+	{
+		RefreshGigSchema(&cached_schema);
+		if (cached_schema.generation != generation)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg(
+						 "schema or tables of extension gigs_webhooks were changed at the same time")));
+	}
+	if (next_executor_start)
+		next_executor_start(query, eflags);
+	else
+		standard_ExecutorStart(query, eflags);
+}
+
+/*
+ * An error may have come before the statement.
+ */
+static void
+EndTransaction(XactEvent event pg_attribute_unused(),
+			   void *arg pg_attribute_unused())
+{
+	watched_generation = 0;
+}
+
+static void
+EndSubtransaction(SubXactEvent event, SubTransactionId id pg_attribute_unused(),
+				  SubTransactionId parent pg_attribute_unused(),
+				  void *arg pg_attribute_unused())
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		watched_generation = 0;
 }

@@ -75,6 +75,8 @@ extern const GigSchema *GetGigSchema(FunctionCallInfo fcinfo);
 extern void LockGigTable(const GigSchema *schema, const Oid *table,
 						 LOCKMODE mode);
 extern void LockGigTables(const GigSchema *schema, LOCKMODE mode);
+extern void LockGigSequence(const GigSchema *schema);
+extern void LockGigSubscriptions(const GigSchema *schema);
 pg_noreturn extern void ThrowColumnError(const char *column, const char *table,
 										 Oid type);
 extern int FindEnumLabel(const Oid *labels, int nlabels, Oid label);
@@ -90,6 +92,8 @@ typedef struct Caller
 
 extern void BecomeOwner(const GigSchema *schema, Caller *caller);
 extern void BecomeCaller(const Caller *caller);
+extern void RefreshGigSchema(const GigSchema *schema);
+extern void WatchSchemaName(const GigSchema *schema);
 
 extern void InitSchema(void);
 

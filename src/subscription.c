@@ -186,8 +186,7 @@ LoadSubscriptions(const GigSchema *schema)
 	subscriptions = NULL;
 	nsubscriptions = 0;
 
-	LockGigTable(schema, &schema->subscription_table, AccessShareLock);
-	LockGigTable(schema, &schema->secret_table, AccessShareLock);
+	LockGigSubscriptions(schema);
 	subscription_table = table_open(schema->subscription_table, NoLock);
 	secret_table = table_open(schema->secret_table, NoLock);
 	loaded_tables[0] = schema->subscription_table;

@@ -63,7 +63,7 @@ SELECT pg_temp.squat(statement) FROM (VALUES
 SET ROLE regress_gigs_attacker;
 CREATE FUNCTION gigs.better() RETURNS void LANGUAGE plpgsql AS 'BEGIN RAISE ''attacker called by %'', current_user; END';
 SELECT format('CREATE FUNCTION gigs.%I(%s) RETURNS %s LANGUAGE sql AS %L', name, arguments, result, 'SELECT gigs.better(); SELECT NULL::' || result) FROM (VALUES
-	('gig_stalled_after', 'VARIADIC text[]', 'interval'), ('gig_dedupe_window', 'VARIADIC text[]', 'interval'), ('gig_become_owner', 'VARIADIC text[]', 'text'),
+	('gig_stalled_after', 'VARIADIC text[]', 'interval'), ('gig_dedupe_window', 'VARIADIC text[]', 'interval'),
 	('parse_logged_gig_event', 'anyelement', 'text'), ('ingest_gig_events', 'anyarray, anyarray', 'text'),
 	('now', '', 'timestamptz'), ('count', '', 'bigint'), ('clock_timestamp', '', 'timestamptz'), ('format', 'text, text', 'text'), ('quote_ident', 'name', 'text')) AS f (name, arguments, result) \gexec
 RESET ROLE;
@@ -141,7 +141,7 @@ SET ROLE regress_gigs_attacker;
 CREATE SCHEMA gigs;
 CREATE FUNCTION gigs.trap() RETURNS void LANGUAGE plpgsql AS 'BEGIN RAISE ''attacker called by %'', current_user; END';
 SELECT format('CREATE FUNCTION gigs.%I(%s) RETURNS %s LANGUAGE sql AS %L', name, arguments, result, 'SELECT gigs.trap(); SELECT NULL::' || result)
-FROM (VALUES ('gig_become_owner', '', 'text'), ('add_gig_secret', 'text, text', 'text'), ('gig_dedupe_window', '', 'interval'),
+FROM (VALUES ('add_gig_secret', 'text, text', 'text'), ('gig_dedupe_window', '', 'interval'),
 	('parse_logged_gig_event', 'bytea', 'bytea'), ('ingest_gig_events', 'bytea[], text[]', 'bytea')) AS f (name, arguments, result) \gexec
 RESET ROLE;
 SELECT format('CREATE TABLE gigs.%I (LIKE "Renamed Gigs".%1$I INCLUDING ALL)', name), format('ALTER TABLE gigs.%I OWNER TO regress_gigs_attacker', name)

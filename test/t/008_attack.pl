@@ -120,7 +120,6 @@ for my $statement ('SET ROLE postgres', 'SET SESSION AUTHORIZATION postgres',
 	'SET SESSION AUTHORIZATION tenant', 'SET ROLE tenant',
 	'ALTER ROLE receiver SUPERUSER',
 	'SELECT secret FROM gigs.gig_subscription_secret',
-	'SELECT gigs.gig_become_owner()',
 	'COPY gigs.gig_subscription_secret TO STDOUT')
 {
 	my (undef, $stderr) = as_receiver($statement);
