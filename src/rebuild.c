@@ -70,6 +70,7 @@ rebuild_gig_sync(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	tupdesc = BlessTupleDesc(tupdesc);
 
+	PreventCommandIfReadOnly("UPDATE");
 	/* they stay whose they are now */
 	LockGigTables(rebuild.schema, AccessShareLock);
 	if (SPI_connect() != SPI_OK_CONNECT)

@@ -103,6 +103,38 @@ CALL gigs.drain_gig_inbox('inbox');
 ROLLBACK;
 SELECT count(*) FROM inbox WHERE outcome IS NULL;
 
+-- Keys come back as what they were, however dates and numbers are written
+SET TimeZone = 'Asia/Manila';
+SET DateStyle = 'SQL, DMY';
+SET extra_float_digits = -15;
+CREATE TABLE dated (at timestamptz, amount float8, body text, signature text, outcome text, error char(10));
+INSERT INTO dated SELECT '2026-01-01 00:00+00'::timestamptz + n * interval '17 minutes', n / 3.0::float8, CASE WHEN n < 29 THEN pg_temp.body(400 + n) ELSE 'junk' END, gigs.sign_gig_event(pg_temp.body(400 + n), 's3cret') FROM generate_series(0, 29) AS n;
+SET client_min_messages = warning;
+CALL gigs.drain_gig_inbox('dated', 4, 'at');
+UPDATE dated SET outcome = NULL;
+CALL gigs.drain_gig_inbox('dated', 4, 'amount');
+SHOW DateStyle;
+RESET client_min_messages;
+RESET extra_float_digits;
+RESET DateStyle;
+RESET TimeZone;
+SELECT outcome, error, count(*) FROM dated GROUP BY 1, 2 ORDER BY 1;
+SELECT (array_agg(available_count ORDER BY event_id DESC))[1] AS latest, count(*) FROM gigs.gig_event_history WHERE available_count BETWEEN 400 AND 428;
+-- ... and what a trigger leaves without an outcome is not taken
+CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN old; END';
+CREATE TRIGGER keep BEFORE UPDATE ON dated FOR EACH ROW WHEN (new.outcome IS NOT NULL) EXECUTE FUNCTION keep();
+UPDATE dated SET outcome = NULL;
+SELECT sum(duplicates) AS duplicates FROM gigs.gig_account_sync \gset
+\set VERBOSITY terse
+CALL gigs.drain_gig_inbox('dated', 4, 'at');
+SELECT sum(duplicates) - :duplicates AS more FROM gigs.gig_account_sync;
+-- ... nor is a body that isn't there any more as it was signed
+ALTER TABLE dated ALTER body TYPE jsonb USING '{}';
+CALL gigs.drain_gig_inbox('dated', 4, 'at');
+\set VERBOSITY default
+DROP TABLE dated;
+DROP FUNCTION keep();
+
 -- It is for those it is granted to, and their rights on the table are theirs
 CREATE ROLE regress_gig_worker;
 GRANT USAGE ON SCHEMA gigs TO regress_gig_worker;
