@@ -410,3 +410,31 @@ RETURNS TABLE (
 )
 AS 'MODULE_PATHNAME', 'gig_event_counts'
 LANGUAGE C STABLE PARALLEL SAFE CALLED ON NULL INPUT;
+
+-- What is pure is for anyone, whatever default privileges have to say.
+GRANT EXECUTE ON FUNCTION
+	@extschema@.parse_gig_event(bytea),
+	@extschema@.parse_gig_event(text),
+	@extschema@.parse_gigs_added(bytea),
+	@extschema@.parse_gigs_added(text),
+	@extschema@.parse_gigs_updated(bytea),
+	@extschema@.parse_gigs_updated(text),
+	@extschema@.parse_gigs_removed(bytea),
+	@extschema@.parse_gigs_removed(text),
+	@extschema@.parse_gigs_partially_synced(bytea),
+	@extschema@.parse_gigs_partially_synced(text),
+	@extschema@.parse_gigs_fully_synced(bytea),
+	@extschema@.parse_gigs_fully_synced(text),
+	@extschema@.parse_logged_gig_event(bytea),
+	@extschema@.sign_gig_event(bytea, text),
+	@extschema@.sign_gig_event(bytea, bytea),
+	@extschema@.sign_gig_event(text, text),
+	@extschema@.sign_gig_event(text, bytea),
+	@extschema@.verify_gig_signature(bytea, text, text),
+	@extschema@.verify_gig_signature(bytea, text, bytea),
+	@extschema@.verify_gig_signature(text, text, text),
+	@extschema@.verify_gig_signature(text, text, bytea),
+	@extschema@.gig_body_bytes(text),
+	@extschema@.gig_stalled_after(),
+	@extschema@.gig_dedupe_window()
+TO PUBLIC;

@@ -395,7 +395,9 @@ Fold(Batch *batch)
 static bool
 WithinWindow(TimestampTz first_at, TimestampTz now)
 {
-	return now < TimestampTzPlusMilliseconds(first_at, gig_dedupe_window *
+	/* without a window nothing is, not even if the clock has been set back */
+	return gig_dedupe_window > 0 &&
+		   now < TimestampTzPlusMilliseconds(first_at, gig_dedupe_window *
 														   INT64CONST(1000));
 }
 
@@ -474,7 +476,9 @@ WriteDeliveries(const Batch *batch, GigWriter *writer)
  *
  * Of several events that name a gig the last one counts.  A redelivery counts
  * only where no event does, and only brings back a gig that the consumer has
- * taken out: it may have been a second event with the same body.
+ * taken out: it may have been a second event with the same body.  It brings it
+ * back to be fetched, even where it says that the gig is gone: since the first
+ * time another event may have said that it isn't.
  */
 static void
 WriteChanges(const Batch *batch, GigWriter *writer)
@@ -500,7 +504,7 @@ WriteChanges(const Batch *batch, GigWriter *writer)
 		}
 		row->account_id = step->account->account_id;
 		row->gig_id = *first->gig_id;
-		row->change = step->item->event.kind;
+		row->change = step->is_new ? step->item->event.kind : GIGS_UPDATED;
 		row->changed_at = batch->now;
 		row->event_id = step->item->event_id;
 		WriteRow(writer, step->is_new ? WRITE_CHANGES : RESTORE_CHANGES, row,

@@ -41,7 +41,7 @@ BEGIN
 		WHERE account_id = account;
 		IF gigs IS NOT NULL THEN
 			INSERT INTO gig_change (account_id, gig_id, change, changed_at, event_id)
-			SELECT account, g::uuid, kind, now,
+			SELECT account, g::uuid, 'gigs.updated', now,
 				(SELECT l.event_id FROM event_log AS l
 					WHERE l.digest = digest(peer_ingest.body, 'sha256'))
 			FROM jsonb_array_elements_text(gigs) AS g

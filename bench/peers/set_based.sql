@@ -152,7 +152,8 @@ WITH input AS MATERIALIZED (
 		event_id = excluded.event_id
 ), restored AS (
 	INSERT INTO gig_change AS c (account_id, gig_id, change, changed_at, event_id)
-	SELECT DISTINCT ON (e.account_id, g.gig_id) e.account_id, g.gig_id, e.kind, now(), l.event_id
+	SELECT DISTINCT ON (e.account_id, g.gig_id)
+		e.account_id, g.gig_id, 'gigs.updated', now(), l.event_id
 	FROM events AS e
 	JOIN event_log AS l ON l.digest = e.digest
 	CROSS JOIN LATERAL unnest(e.gigs) AS g (gig_id)

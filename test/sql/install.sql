@@ -170,6 +170,14 @@ SELECT "Renamed Gigs".create_gig_subscription('n', 'u');
 SELECT "Renamed Gigs".ingest_gig_event(pg_temp.body(1), NULL);
 SELECT state, events FROM "Renamed Gigs".gig_account_sync;
 
+-- What is for anyone is, even where functions are for nobody by default
+DROP EXTENSION gigs_webhooks;
+ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+CREATE EXTENSION gigs_webhooks SCHEMA "Renamed Gigs";
+ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC;
+SELECT count(*), count(DISTINCT p.proname) AS names FROM pg_proc AS p
+WHERE p.pronamespace = '"Renamed Gigs"'::regnamespace AND p.proowner <> 'regress_gigs_attacker'::regrole AND has_function_privilege('public', p.oid, 'EXECUTE');
+
 DROP EXTENSION gigs_webhooks;
 DROP SCHEMA "Renamed Gigs" CASCADE;
 DROP ROLE regress_gigs_attacker;

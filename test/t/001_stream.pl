@@ -613,7 +613,7 @@ sub judge
 		for my $gig (@{ $event->{named} || [] })
 		{
 			$model{changes}{"$event->{account} $gig"} ||=
-			  { change => $event->{event}, serial => $known->{serial} };
+			  { change => 'gigs.updated', serial => $known->{serial} };
 		}
 		return {
 			outcome => 'duplicate',

@@ -1212,8 +1212,10 @@ sub look_at_changes
 
 		push @$wrong, "$gig is $change by $event_id, the last was $known->{last}"
 		  if $is_new && $event_id != $known->{last};
+		# a redelivery brings it back to be fetched
 		push @$wrong, "$gig is $change by $event_id, which is not so"
-		  if $change ne ($known->{by}{$event_id} || '');
+		  if $change ne ($known->{by}{$event_id} || '')
+		  && !($change eq 'gigs.updated' && $known->{by}{$event_id} && ($again || !$is_new));
 		push @$wrong, "$gig is there again"
 		  if !$is_new && !$again;
 		# from now on it stays
@@ -1516,9 +1518,9 @@ if ($alive)
 		kill_all();
 		start_server();
 		$admin = GigWire->connect($node);
-		is( "$told "
+		like("$told "
 			  . $admin->value("SELECT count(*) FROM gigs.gig_event_log WHERE body LIKE '%\"$id\"%'"),
-			'applied 1',
+			qr/^(applied|stale) 1$/,
 			"$door, direct_writes=$direct: an event alone is there");
 	}
 }

@@ -112,7 +112,29 @@ query(q{
 	CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = integer, FUNCTION = trap);
 	CREATE OPERATOR <> (LEFTARG = oid, RIGHTARG = integer, FUNCTION = trap)});
 
+# Nor has a trigger of the tables' owner run as who updates.
+query(q{
+	CREATE ROLE tables_owner;
+	GRANT USAGE, CREATE ON SCHEMA gigs TO tables_owner;
+	CREATE TABLE ran (as_user name);
+	GRANT INSERT ON ran TO tables_owner;
+	CREATE FUNCTION ran() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO gigs.ran VALUES (current_user); RETURN new; END';
+	CREATE TRIGGER ran BEFORE UPDATE ON gig_subscription FOR EACH ROW EXECUTE FUNCTION ran()});
+
+sub give_tables
+{
+	my ($owner) = @_;
+
+	query("ALTER TABLE $_ OWNER TO $owner")
+	  for qw(gig_subscription gig_subscription_secret gig_event_log gig_delivery gig_account_sync gig_change);
+	return;
+}
+
+give_tables('tables_owner');
 query('ALTER EXTENSION gigs_webhooks UPDATE; DROP OWNED BY attacker');
+give_tables('CURRENT_USER');
+is(query('SELECT DISTINCT as_user FROM ran'), 'tables_owner', 'triggers have run as the tables\' owner');
+query('DROP TRIGGER ran ON gig_subscription; DROP FUNCTION ran(); DROP TABLE ran; DROP OWNED BY tables_owner');
 
 is(first_difference(definition('updated'), definition('fresh')),
 	'', 'an updated extension is what a new one is');

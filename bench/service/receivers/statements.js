@@ -87,7 +87,7 @@ WITH account AS (
   RETURNING account_id
 )
 INSERT INTO gig_change (account_id, gig_id, change, changed_at, event_id)
-SELECT account.account_id, gig, $1::text, now(), l.event_id
+SELECT account.account_id, gig, replace($1::text, 'removed', 'updated'), now(), l.event_id
 FROM account, event_log AS l, unnest($4::uuid[]) AS gig
 WHERE l.digest = sha256($3::bytea)
 ON CONFLICT (account_id, gig_id) DO NOTHING`;
