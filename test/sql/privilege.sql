@@ -419,11 +419,20 @@ SELECT gigs_private.create_gig_subscription('way out', 'https://example.com/');
 SELECT current_user = session_user AS same_user;
 DROP FUNCTION gigs_private.escape() CASCADE;
 -- ... and nothing that he sets stays
-CREATE FUNCTION gigs_private.stay() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config('search_path', 'evil, pg_catalog', false); RETURN NULL; END $$;
+CREATE FUNCTION gigs_private.stay() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config('search_path', 'evil, pg_catalog', false), set_config('standard_conforming_strings', 'off', false); RETURN NULL; END $$;
 ALTER FUNCTION gigs_private.stay() OWNER TO regress_gigs_owner;
 CREATE TRIGGER stay AFTER UPDATE ON gigs_private.gig_account_sync FOR EACH ROW EXECUTE FUNCTION gigs_private.stay();
+CREATE TRIGGER stay AFTER INSERT OR UPDATE OR DELETE ON gigs_private.gig_subscription FOR EACH ROW EXECUTE FUNCTION gigs_private.stay();
+CREATE TRIGGER stay AFTER DELETE ON gigs_private.gig_delivery FOR EACH ROW EXECUTE FUNCTION gigs_private.stay();
 SELECT gigs_private.ingest_gig_event(test.body(5, 6), NULL);
+SELECT gigs_private.create_gig_subscription('stay', 'https://example.com/');
+SELECT gigs_private.add_gig_secret('stay', 's3cret');
+SELECT gigs_private.drop_gig_subscription('stay');
+UPDATE gigs_private.gig_delivery SET first_at = first_at - interval '4 days';
+SELECT deliveries_pruned > 0 AS pruned FROM gigs_private.prune_gig_events('1 day');
+SELECT gigs_private.rebuild_gig_sync() IS NOT NULL AS rebuilt;
 SHOW search_path;
+SHOW standard_conforming_strings;
 DROP FUNCTION gigs_private.stay() CASCADE;
 -- ... nor is a trigger of his left for the commit, when it would run as who calls
 CREATE FUNCTION gigs_private.defer() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'deferred, as %', current_user; RETURN NULL; END $$;
