@@ -1017,7 +1017,9 @@ finds_none('no redelivery is, either', q{
 finds_none('a pending change is of the event that it names', q{
 	SELECT c.* FROM gigs.gig_change AS c
 	LEFT JOIN history AS h ON h.event_id = c.event_id
-		AND h.account_id = c.account_id AND c.gig_id = ANY (h.changed_gigs) AND h.event = c.change
+		AND h.account_id = c.account_id AND c.gig_id = ANY (h.changed_gigs)
+		-- a redelivery brings it back to be fetched
+		AND c.change IN (h.event, 'gigs.updated')
 	WHERE h.event_id IS NULL});
 
 # ---------------------------------------------------------------------------
