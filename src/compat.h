@@ -160,6 +160,16 @@ ConvertPrefix(Oid conversion, int from, int to, const char *s, int len,
 	return result;
 }
 
+/* PostgreSQL 14 added what query IDs are made of. */
+#if PG_VERSION_NUM >= 140000
+#define POST_PARSE_PARAMETERS \
+	ParseState *pstate, Query *query, JumbleState *jumble_state
+#define POST_PARSE_ARGUMENTS pstate, query, jumble_state
+#else
+#define POST_PARSE_PARAMETERS ParseState *pstate, Query *query
+#define POST_PARSE_ARGUMENTS pstate, query
+#endif
+
 static inline void
 ReleasePlan(CachedPlan *plan)
 {

@@ -512,14 +512,17 @@ OwnerMayWrite(const GigSchema *schema, GigTable table)
 static bool
 PlanIsOrdinary(const GigSchema *schema, GigTable table)
 {
-	char *query = psprintf("DELETE FROM %s.%s", schema->name,
-						   gig_tables[table].name); /* is never run */
+	char *query; /* is never run */
+	const char *watched;
 	SPIPlanPtr plan;
 	CachedPlan *cached;
 	bool ordinary;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
+	RefreshGigSchema(schema);
+	query = psprintf("DELETE FROM %s.%s", schema->name, gig_tables[table].name);
+	watched = WatchStatement(query);
 	plan = SPI_prepare(query, 0, NULL);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed: %s",
@@ -531,6 +534,7 @@ PlanIsOrdinary(const GigSchema *schema, GigTable table)
 				   ModifyTable);
 	if (cached != NULL)
 		ReleasePlan(cached);
+	WatchStatement(watched);
 	SPI_freeplan(plan);
 	SPI_finish();
 	return ordinary;

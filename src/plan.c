@@ -23,6 +23,7 @@ static void PreparePlan(const GigSchema *schema, SavedPlan *saved,
 static void MakeGenericPlan(SPIPlanPtr plan);
 static void SwitchOff(const char *setting);
 static void CheckResult(int result, int expected);
+static const char *StatementText(SPIPlanPtr plan);
 
 /*
  * Runs a saved plan, preparing it first where that has to be done (again).
@@ -36,25 +37,34 @@ uint64
 RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
 		Arguments *arguments, Snapshot snapshot, int expected)
 {
+	const char *watched = WatchStatement(NULL);
 	SPIPlanPtr plan;
 	int result;
 
 	RefreshGigSchema(schema);
 	if (saved->plan == NULL || saved->generation != schema->generation)
 		PreparePlan(schema, saved, what);
-	else if (!SPI_plan_is_valid(saved->plan))
-		MakeGenericPlan(saved->plan);
-
 	plan = saved->plan;
+	WatchStatement(StatementText(plan));
+	if (!SPI_plan_is_valid(plan))
+		MakeGenericPlan(plan);
+
 	saved->running++;
-	WatchSchemaName(schema);
 	result = SPI_execute_snapshot(plan, arguments->values, arguments->nulls,
 								  snapshot, InvalidSnapshot, false, true, 0);
 	/* a trigger may have had it replaced, by one that isn't running */
 	if (saved->plan == plan)
 		saved->running--;
+	WatchStatement(watched);
 	CheckResult(result, expected);
 	return SPI_processed;
+}
+
+static const char *
+StatementText(SPIPlanPtr plan)
+{
+	return ((CachedPlanSource *) linitial(SPI_plan_get_plan_sources(plan)))
+		->query_string;
 }
 
 /*
@@ -65,16 +75,18 @@ uint64
 RunStatement(const GigSchema *schema, const char *format, Arguments *arguments,
 			 bool read_only, int expected)
 {
+	const char *watched = WatchStatement(NULL);
 	StringInfoData text;
 	int result;
 
 	RefreshGigSchema(schema);
 	initStringInfo(&text);
 	appendStringInfo(&text, format, schema->name);
-	WatchSchemaName(schema);
+	WatchStatement(text.data);
 	result = SPI_execute_with_args(text.data, arguments->n, arguments->types,
 								   arguments->values, arguments->nulls,
 								   read_only, 0);
+	WatchStatement(watched);
 	CheckResult(result, expected);
 	return SPI_processed;
 }
@@ -110,6 +122,7 @@ PreparePlan(const GigSchema *schema, SavedPlan *saved, const void *what)
 
 	initStringInfo(&statement.text);
 	saved->describe(&statement, what);
+	WatchStatement(statement.text.data);
 	plan = SPI_prepare_cursor(statement.text.data, statement.nparameters,
 							  statement.types, CURSOR_OPT_GENERIC_PLAN);
 	if (plan == NULL)

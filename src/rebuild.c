@@ -129,6 +129,7 @@ RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 	StringInfoData query;
 	Oid argtypes[1] = {UUIDOID};
 	Datum values[1];
+	const char *watched;
 	Portal cursor;
 
 	RefreshGigSchema(rebuild->schema);
@@ -141,9 +142,10 @@ RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 					 account_id ? " WHERE account_id = $1" : "");
 	if (account_id)
 		values[0] = UUIDPGetDatum((pg_uuid_t *) account_id);
-	WatchSchemaName(rebuild->schema);
+	watched = WatchStatement(query.data);
 	cursor = SPI_cursor_open_with_args(NULL, query.data, account_id ? 1 : 0,
 									   argtypes, values, NULL, false, 0);
+	WatchStatement(watched);
 	for (;;)
 	{
 		SPITupleTable *rows;

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -19,8 +20,9 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_sequence.h"
 #include "catalog/pg_type.h"
-#include "executor/executor.h"
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "parser/analyze.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -51,8 +53,8 @@ static bool columns_checked = false; /* of the cached schema's tables */
 static bool sequence_checked = false;
 static bool forgotten_meanwhile = false; /* while it was being looked up */
 static MemoryContext schema_context = NULL;
-static uint64 watched_generation = 0; /* 0: of nothing */
-static ExecutorStart_hook_type next_executor_start = NULL;
+static const char *watched_statement = NULL;
+static post_parse_analyze_hook_type next_post_parse_analyze = NULL;
 
 static Oid FunctionNamespace(Oid function);
 static void LoadSchema(Oid namespace_id);
@@ -67,7 +69,9 @@ static int SecurityContext(Oid owner, Oid caller, int security_context);
 static Oid GetOwner(const GigSchema *schema);
 static void ForgetSchema(Datum arg, int cacheid, uint32 hashvalue);
 static void ForgetSchemaOfTable(Datum arg, Oid table);
-static void StartStatement(QueryDesc *query, int eflags);
+static void CheckParsed(POST_PARSE_PARAMETERS);
+static bool NamesOthers(Node *node, void *context);
+static bool IsOurTable(Oid table);
 static void EndTransaction(XactEvent event, void *arg);
 static void EndSubtransaction(SubXactEvent event, SubTransactionId id,
 							  SubTransactionId parent, void *arg);
@@ -84,8 +88,8 @@ InitSchema(void)
 	CacheRegisterRelcacheCallback(ForgetSchemaOfTable, (Datum) 0);
 	RegisterXactCallback(EndTransaction, NULL);
 	RegisterSubXactCallback(EndSubtransaction, NULL);
-	next_executor_start = ExecutorStart_hook;
-	ExecutorStart_hook = StartStatement;
+	next_post_parse_analyze = post_parse_analyze_hook;
+	post_parse_analyze_hook = CheckParsed;
 }
 
 /*
@@ -485,48 +489,87 @@ RefreshGigSchema(const GigSchema *schema)
 }
 
 /*
- * Has the name that the next statement calls the schema by checked once more,
- * when the statement has been parsed and is about to start.
+ * Has a statement checked, whenever it is parsed, to mean our tables, until
+ * another one is watched; returns the one that has been.
  *
  * Nothing keeps a schema from being renamed, not even while its tables are
  * locked, nor somebody else from giving another one the old name then, with
- * tables of his own, whose triggers would run in the owner's name.
+ * tables of his own, which the statement would be about.  What is on those,
+ * triggers, policies and views, would run in the owner's name, and some of it
+ * as soon as the statement is planned.
  */
-void
-WatchSchemaName(const GigSchema *schema)
+const char *
+WatchStatement(const char *text)
 {
-	watched_generation = schema->generation;
+	const char *before = watched_statement;
+
+	watched_statement = text;
+	return before;
 }
 
 static void
-StartStatement(QueryDesc *query, int eflags)
+CheckParsed(POST_PARSE_PARAMETERS)
 {
-	uint64 generation = watched_generation;
-
-	watched_generation = 0;
-	if (generation != 0)
-	{
-		RefreshGigSchema(&cached_schema);
-		if (cached_schema.generation != generation)
-			ereport(ERROR,
-					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					 errmsg(
-						 "schema or tables of extension gigs_webhooks were changed at the same time")));
-	}
-	if (next_executor_start)
-		next_executor_start(query, eflags);
-	else
-		standard_ExecutorStart(query, eflags);
+	if (watched_statement != NULL && pstate->p_sourcetext != NULL &&
+		strcmp(pstate->p_sourcetext, watched_statement) == 0 &&
+		NamesOthers((Node *) query, NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg(
+					 "schema of extension gigs_webhooks was renamed at the same time")));
+	if (next_post_parse_analyze)
+		next_post_parse_analyze(POST_PARSE_ARGUMENTS);
 }
 
 /*
- * An error may have come before the statement.
+ * Tells whether a parsed statement names a table that is not ours, or a function
+ * that is neither ours nor PostgreSQL's own.
+ */
+static bool
+NamesOthers(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, RangeTblEntry))
+	{
+		const RangeTblEntry *entry = (RangeTblEntry *) node;
+
+		return entry->rtekind == RTE_RELATION && !IsOurTable(entry->relid);
+	}
+	if (IsA(node, FuncExpr))
+	{
+		Oid function = ((FuncExpr *) node)->funcid;
+
+		if (function >= FirstNormalObjectId &&
+			get_func_namespace(function) != cached_schema.namespace_id)
+			return true;
+	}
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, NamesOthers, context,
+								 QTW_EXAMINE_RTES_BEFORE);
+	return expression_tree_walker(node, NamesOthers, context);
+}
+
+static bool
+IsOurTable(Oid table)
+{
+	for (int i = 0; i < GIG_TABLES; i++)
+	{
+		if (table == cached_schema.tables[i])
+			return true;
+	}
+	return table == cached_schema.subscription_table ||
+		   table == cached_schema.secret_table;
+}
+
+/*
+ * An error has ended whatever was watched, and its text has gone.
  */
 static void
 EndTransaction(XactEvent event pg_attribute_unused(),
 			   void *arg pg_attribute_unused())
 {
-	watched_generation = 0;
+	watched_statement = NULL;
 }
 
 static void
@@ -535,5 +578,5 @@ EndSubtransaction(SubXactEvent event, SubTransactionId id pg_attribute_unused(),
 				  void *arg pg_attribute_unused())
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
-		watched_generation = 0;
+		watched_statement = NULL;
 }

@@ -93,7 +93,7 @@ typedef struct Caller
 extern void BecomeOwner(const GigSchema *schema, Caller *caller);
 extern void BecomeCaller(const Caller *caller);
 extern void RefreshGigSchema(const GigSchema *schema);
-extern void WatchSchemaName(const GigSchema *schema);
+extern const char *WatchStatement(const char *text);
 
 extern void InitSchema(void);
 
