@@ -513,7 +513,7 @@ static bool
 PlanIsOrdinary(const GigSchema *schema, GigTable table)
 {
 	char *query; /* is never run */
-	const char *watched;
+	GigWatch watched;
 	SPIPlanPtr plan;
 	CachedPlan *cached;
 	bool ordinary;
@@ -534,7 +534,7 @@ PlanIsOrdinary(const GigSchema *schema, GigTable table)
 				   ModifyTable);
 	if (cached != NULL)
 		ReleasePlan(cached);
-	WatchStatement(watched);
+	RestoreWatch(watched);
 	SPI_freeplan(plan);
 	SPI_finish();
 	return ordinary;

@@ -21,6 +21,7 @@
 #include "utils/rel.h"
 
 #include "encoding.h"
+#include "inbox.h"
 #include "ingest.h"
 
 /* The columns, in the order of the trigger's arguments. */
@@ -52,8 +53,6 @@ static void CheckColumnType(const TriggerData *trigger, const GigSchema *schema,
 							InboxColumn column, Form_pg_attribute attribute);
 static void ReadInput(const TriggerData *trigger, const AttrNumber *attnums,
 					  GigInput *input);
-static Datum ErrorDatum(Form_pg_attribute attribute, const GigError *error);
-static Datum OutputDatum(Form_pg_attribute attribute, char *value);
 
 /*
  * gig_inbox_ingest(['body' [, 'signature' [, 'outcome' [, 'error']]]])
@@ -268,7 +267,7 @@ ReadInput(const TriggerData *trigger, const AttrNumber *attnums, GigInput *input
  * The reason of a refusal, or null.  One that is too long for the column is
  * cut: it must not cost the row.
  */
-static Datum
+Datum
 ErrorDatum(Form_pg_attribute attribute, const GigError *error)
 {
 	int32 typmod = attribute->atttypmod;
@@ -279,7 +278,7 @@ ErrorDatum(Form_pg_attribute attribute, const GigError *error)
 		return OutputDatum(attribute, NULL);
 	reason =
 		psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
-	if (base == VARCHAROID && typmod >= (int32) VARHDRSZ)
+	if ((base == VARCHAROID || base == BPCHAROID) && typmod >= (int32) VARHDRSZ)
 		reason[pg_mbcharcliplen(reason, (int) strlen(reason), typmod - VARHDRSZ)] =
 			'\0';
 	return OutputDatum(attribute, reason);
@@ -289,7 +288,7 @@ ErrorDatum(Form_pg_attribute attribute, const GigError *error)
  * Makes a value of the column's type, which may be a domain that has its own
  * opinion of it, even of null.
  */
-static Datum
+Datum
 OutputDatum(Form_pg_attribute attribute, char *value)
 {
 	Oid input;

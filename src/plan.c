@@ -37,7 +37,7 @@ uint64
 RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
 		Arguments *arguments, Snapshot snapshot, int expected)
 {
-	const char *watched = WatchStatement(NULL);
+	GigWatch watched = WatchStatement(NULL);
 	SPIPlanPtr plan;
 	int result;
 
@@ -55,7 +55,7 @@ RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
 	/* a trigger may have had it replaced, by one that isn't running */
 	if (saved->plan == plan)
 		saved->running--;
-	WatchStatement(watched);
+	RestoreWatch(watched);
 	CheckResult(result, expected);
 	return SPI_processed;
 }
@@ -75,7 +75,7 @@ uint64
 RunStatement(const GigSchema *schema, const char *format, Arguments *arguments,
 			 bool read_only, int expected)
 {
-	const char *watched = WatchStatement(NULL);
+	GigWatch watched = WatchStatement(NULL);
 	StringInfoData text;
 	int result;
 
@@ -86,7 +86,7 @@ RunStatement(const GigSchema *schema, const char *format, Arguments *arguments,
 	result = SPI_execute_with_args(text.data, arguments->n, arguments->types,
 								   arguments->values, arguments->nulls,
 								   read_only, 0);
-	WatchStatement(watched);
+	RestoreWatch(watched);
 	CheckResult(result, expected);
 	return SPI_processed;
 }

@@ -129,7 +129,7 @@ RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 	StringInfoData query;
 	Oid argtypes[1] = {UUIDOID};
 	Datum values[1];
-	const char *watched;
+	GigWatch watched;
 	Portal cursor;
 
 	RefreshGigSchema(rebuild->schema);
@@ -145,7 +145,7 @@ RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 	watched = WatchStatement(query.data);
 	cursor = SPI_cursor_open_with_args(NULL, query.data, account_id ? 1 : 0,
 									   argtypes, values, NULL, false, 0);
-	WatchStatement(watched);
+	RestoreWatch(watched);
 	for (;;)
 	{
 		SPITupleTable *rows;

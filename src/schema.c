@@ -53,7 +53,7 @@ static bool columns_checked = false; /* of the cached schema's tables */
 static bool sequence_checked = false;
 static bool forgotten_meanwhile = false; /* while it was being looked up */
 static MemoryContext schema_context = NULL;
-static const char *watched_statement = NULL;
+static GigWatch watched;
 static post_parse_analyze_hook_type next_post_parse_analyze = NULL;
 
 static Oid FunctionNamespace(Oid function);
@@ -498,32 +498,47 @@ RefreshGigSchema(const GigSchema *schema)
  * triggers, policies and views, would run in the owner's name, and some of it
  * as soon as the statement is planned.
  */
-const char *
+GigWatch
 WatchStatement(const char *text)
 {
-	const char *before = watched_statement;
+	return WatchInboxStatement(text, InvalidOid, InvalidOid);
+}
 
-	watched_statement = text;
+/*
+ * The same for a statement on an inbox.
+ */
+GigWatch
+WatchInboxStatement(const char *text, Oid inbox, Oid comparison)
+{
+	GigWatch before = watched;
+
+	watched.text = text;
+	watched.table = inbox;
+	watched.comparison = comparison;
 	return before;
+}
+
+void
+RestoreWatch(GigWatch watch)
+{
+	watched = watch;
 }
 
 static void
 CheckParsed(POST_PARSE_PARAMETERS)
 {
-	if (watched_statement != NULL && pstate->p_sourcetext != NULL &&
-		strcmp(pstate->p_sourcetext, watched_statement) == 0 &&
+	if (watched.text != NULL && pstate->p_sourcetext != NULL &&
+		strcmp(pstate->p_sourcetext, watched.text) == 0 &&
 		NamesOthers((Node *) query, NULL))
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg(
-					 "schema of extension gigs_webhooks was renamed at the same time")));
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("schema was renamed at the same time")));
 	if (next_post_parse_analyze)
 		next_post_parse_analyze(POST_PARSE_ARGUMENTS);
 }
 
 /*
- * Tells whether a parsed statement names a table that is not ours, or a function
- * that is neither ours nor PostgreSQL's own.
+ * Tells whether a parsed statement names a table, a function or an operator that
+ * it should not.  An inbox's columns may have casts of their own to text.
  */
 static bool
 NamesOthers(Node *node, void *context)
@@ -534,14 +549,25 @@ NamesOthers(Node *node, void *context)
 	{
 		const RangeTblEntry *entry = (RangeTblEntry *) node;
 
-		return entry->rtekind == RTE_RELATION && !IsOurTable(entry->relid);
+		if (entry->rtekind != RTE_RELATION)
+			return false;
+		return OidIsValid(watched.table) ? entry->relid != watched.table
+										 : !IsOurTable(entry->relid);
 	}
-	if (IsA(node, FuncExpr))
+	if (IsA(node, FuncExpr) && !OidIsValid(watched.table))
 	{
 		Oid function = ((FuncExpr *) node)->funcid;
 
 		if (function >= FirstNormalObjectId &&
 			get_func_namespace(function) != cached_schema.namespace_id)
+			return true;
+	}
+	if (IsA(node, OpExpr))
+	{
+		Oid operator_id = ((OpExpr *) node)->opno;
+
+		if (operator_id >= FirstNormalObjectId &&
+			operator_id != watched.comparison)
 			return true;
 	}
 	if (IsA(node, Query))
@@ -569,7 +595,7 @@ static void
 EndTransaction(XactEvent event pg_attribute_unused(),
 			   void *arg pg_attribute_unused())
 {
-	watched_statement = NULL;
+	watched.text = NULL;
 }
 
 static void
@@ -578,5 +604,5 @@ EndSubtransaction(SubXactEvent event, SubTransactionId id pg_attribute_unused(),
 				  void *arg pg_attribute_unused())
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
-		watched_statement = NULL;
+		watched.text = NULL;
 }

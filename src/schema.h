@@ -93,7 +93,18 @@ typedef struct Caller
 extern void BecomeOwner(const GigSchema *schema, Caller *caller);
 extern void BecomeCaller(const Caller *caller);
 extern void RefreshGigSchema(const GigSchema *schema);
-extern const char *WatchStatement(const char *text);
+
+/* A statement that is watched for meaning the tables that it should. */
+typedef struct GigWatch
+{
+	const char *text; /* NULL: none */
+	Oid table;		  /* an inbox, or InvalidOid: ours */
+	Oid comparison;	  /* the one operator that need not be PostgreSQL's own */
+} GigWatch;
+
+extern GigWatch WatchStatement(const char *text);
+extern GigWatch WatchInboxStatement(const char *text, Oid inbox, Oid comparison);
+extern void RestoreWatch(GigWatch watch);
 
 extern void InitSchema(void);
 
