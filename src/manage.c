@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -269,10 +270,15 @@ gig_subscription_cascade(PG_FUNCTION_ARGS)
 		ForgetSecrets(schema, NameOf(trigger, trigger->tg_trigtuple));
 	else if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 	{
-		AddTypedArgument(&arguments, TEXTOID,
-						 NameOf(trigger, trigger->tg_trigtuple), false);
-		AddTypedArgument(&arguments, TEXTOID,
-						 NameOf(trigger, trigger->tg_newtuple), false);
+		Datum old_name = NameOf(trigger, trigger->tg_trigtuple);
+		Datum new_name = NameOf(trigger, trigger->tg_newtuple);
+
+		/* none that somebody has left behind is to come back to life */
+		if (!DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID,
+												  old_name, new_name)))
+			ForgetSecrets(schema, new_name);
+		AddTypedArgument(&arguments, TEXTOID, old_name, false);
+		AddTypedArgument(&arguments, TEXTOID, new_name, false);
 		WriteSecrets(schema,
 					 "UPDATE %1$s.gig_subscription_secret SET name = $2 WHERE name = $1",
 					 &arguments, SPI_OK_UPDATE);
@@ -429,7 +435,8 @@ ForgetSecrets(const GigSchema *schema, Datum name)
 
 /*
  * Runs a statement on the secrets.  The detail of a violated constraint would
- * show the row, and so the secret.
+ * show the row, and so the secret; an expression that fails shows what it was
+ * given in its message.
  */
 static uint64
 WriteSecrets(const GigSchema *schema, const char *format, Arguments *arguments,
@@ -449,9 +456,11 @@ WriteSecrets(const GigSchema *schema, const char *format, Arguments *arguments,
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
-			ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
-			error->detail = NULL;
+		error->detail = NULL;
+		error->detail_log = NULL;
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_DATA_EXCEPTION)
+			error->message =
+				pstrdup("secret is refused by what is on its table");
 		ReThrowError(error);
 	}
 	PG_END_TRY();

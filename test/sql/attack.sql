@@ -581,6 +581,9 @@ CREATE UNIQUE INDEX once ON gigs.gig_subscription_secret (secret);
 SELECT test.shown('add_gig_secret(''other'', $1)');
 SELECT test.shown('create_gig_subscription(''twice'', ''u'', $1)');
 DROP INDEX gigs.once;
+CREATE INDEX once ON gigs.gig_subscription_secret ((CASE WHEN name = 'indexed' THEN secret::int END));
+SELECT test.shown('create_gig_subscription(''indexed'', ''u'', $1)');
+DROP INDEX gigs.once;
 -- ... nor is there one in what may be granted to read, whatever looks into it
 GRANT SELECT ON gigs.gig_event_history, gigs.gig_sync_status, gigs.gig_user_sync, gigs.gig_sync_summary TO regress_attack_receiver;
 SET ROLE regress_attack_receiver;

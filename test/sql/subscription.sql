@@ -178,6 +178,11 @@ INSERT INTO "Webhooks".gig_subscription_secret (name, secret) VALUES ('nobody', 
 SELECT pg_temp.ingest('nobody', 's3cret'), pg_temp.ingest('nobody', NULL);
 SELECT "Webhooks".create_gig_subscription('nobody', 'https://example.com/nobody', 'another s3cret');
 SELECT pg_temp.ingest('nobody', 's3cret'), pg_temp.ingest('nobody', 'another s3cret');
+-- ... nor when one is renamed to what they were for
+INSERT INTO "Webhooks".gig_subscription_secret (name, secret) VALUES ('nobody else', 's3cret');
+UPDATE "Webhooks".gig_subscription SET name = 'nobody else' WHERE name = 'nobody';
+SELECT pg_temp.ingest('nobody else', 's3cret'), pg_temp.ingest('nobody else', 'another s3cret');
+UPDATE "Webhooks".gig_subscription SET name = 'nobody' WHERE name = 'nobody else';
 -- ... nor are those of one that went in another way
 DELETE FROM "Webhooks".gig_subscription WHERE name = 'nobody';
 SELECT count(*) FROM "Webhooks".gig_subscription_secret WHERE name = 'nobody';
