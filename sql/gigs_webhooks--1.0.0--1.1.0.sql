@@ -36,17 +36,8 @@ CREATE TRIGGER gig_subscription_cascade_truncate
 	AFTER TRUNCATE ON @extschema@.gig_subscription
 	FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.gig_subscription_cascade();
 
-CREATE FUNCTION @extschema@.gig_body_bytes(body text)
-RETURNS bytea
-AS 'MODULE_PATHNAME', 'gig_body_bytes'
-LANGUAGE C STRICT STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION @extschema@.gig_body_bytes(text) IS
-	'what was signed of a body that is text: its UTF-8 bytes; if it has none, bytes that are refused as a body';
-
-REVOKE ALL ON FUNCTION
-	@extschema@.gig_subscription_cascade()
-FROM PUBLIC;
--- Default privileges may have granted them, to anyone.
+REVOKE ALL ON FUNCTION @extschema@.gig_subscription_cascade() FROM PUBLIC;
+-- Default privileges may have granted it, to anyone.
 DO $$
 DECLARE
 	granted record;
@@ -54,10 +45,7 @@ BEGIN
 	FOR granted IN
 		SELECT p.oid::pg_catalog.regprocedure AS function, a.grantee::pg_catalog.regrole
 		FROM pg_catalog.pg_proc AS p, pg_catalog.aclexplode(p.proacl) AS a
-		WHERE p.oid IN (
-				'@extschema@.gig_body_bytes(text)'::pg_catalog.regprocedure,
-				'@extschema@.gig_subscription_cascade()'::pg_catalog.regprocedure
-			)
+		WHERE p.oid = '@extschema@.gig_subscription_cascade()'::pg_catalog.regprocedure
 			AND a.grantee NOT IN (p.proowner, 0)
 	LOOP
 		EXECUTE pg_catalog.format(
@@ -168,7 +156,6 @@ GRANT EXECUTE ON FUNCTION
 	@extschema@.verify_gig_signature(bytea, text, bytea),
 	@extschema@.verify_gig_signature(text, text, text),
 	@extschema@.verify_gig_signature(text, text, bytea),
-	@extschema@.gig_body_bytes(text),
 	@extschema@.gig_stalled_after(),
 	@extschema@.gig_dedupe_window()
 TO PUBLIC;

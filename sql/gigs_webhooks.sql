@@ -382,13 +382,6 @@ LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(text, text, bytea) IS
 	'whether a signature is good for a body; false, never null, where anything is missing';
 
-CREATE FUNCTION @extschema@.gig_body_bytes(body text)
-RETURNS bytea
-AS 'MODULE_PATHNAME', 'gig_body_bytes'
-LANGUAGE C STRICT STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION @extschema@.gig_body_bytes(text) IS
-	'what was signed of a body that is text: its UTF-8 bytes; if it has none, bytes that are refused as a body';
-
 --
 -- Settings, for SQL
 --
@@ -818,7 +811,6 @@ GRANT EXECUTE ON FUNCTION
 	@extschema@.verify_gig_signature(bytea, text, bytea),
 	@extschema@.verify_gig_signature(text, text, text),
 	@extschema@.verify_gig_signature(text, text, bytea),
-	@extschema@.gig_body_bytes(text),
 	@extschema@.gig_stalled_after(),
 	@extschema@.gig_dedupe_window()
 TO PUBLIC;

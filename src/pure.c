@@ -278,19 +278,6 @@ FieldDatum(const GigEvent *event, int field)
 }
 
 /*
- * gig_body_bytes(body text) returns bytea
- *
- * What was signed of a body that is text: its UTF-8 bytes.  Where it has none
- * the result is no UTF-8 either, and so refused wherever it is handed in.
- */
-PG_FUNCTION_INFO_V1(gig_body_bytes);
-Datum
-gig_body_bytes(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BYTEA_P(TextToBody(PG_GETARG_TEXT_PP(0)));
-}
-
-/*
  * sign_gig_event(body bytea, secret text or bytea) returns text
  *
  * The signature that Argyle would send: HMAC-SHA512 of the body, in lower-case
