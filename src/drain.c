@@ -206,7 +206,6 @@ DrainBatch(FunctionCallInfo fcinfo, Position *position,
 	Rows rows = {.n = 0};
 	GigResult *results;
 	Position next = {.known = false};
-	ListCell *cell;
 
 	/* bodies are fetched outside of any statement */
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -240,8 +239,8 @@ DrainBatch(FunctionCallInfo fcinfo, Position *position,
 			pfree(DatumGetPointer(position->key));
 		*position = next;
 	}
-	foreach(cell, rows.fetched)
-		SPI_freetuptable((SPITupleTable *) lfirst(cell));
+	for (int i = 0; i < list_length(rows.fetched); i++)
+		SPI_freetuptable((SPITupleTable *) list_nth(rows.fetched, i));
 	PopActiveSnapshot();
 }
 
