@@ -103,6 +103,15 @@ CALL gigs.drain_gig_inbox('inbox');
 ROLLBACK;
 SELECT count(*) FROM inbox WHERE outcome IS NULL;
 
+-- A batch ends before its bodies fill memory, and what is too large is not even read
+CREATE TABLE large (id int, body bytea, signature text, outcome text, error text);
+INSERT INTO large VALUES (1, convert_to(repeat('x', 150000000), 'UTF8'));
+INSERT INTO large SELECT 2, body FROM large;
+INSERT INTO large (id, body) VALUES (3, 'junk');
+CALL gigs.drain_gig_inbox('large');
+SELECT id, outcome, error FROM large ORDER BY id;
+DROP TABLE large;
+
 -- Keys come back as what they were, however dates and numbers are written
 SET TimeZone = 'Asia/Manila';
 SET DateStyle = 'SQL, DMY';
