@@ -103,9 +103,7 @@ ApplyGigItems(const GigSchema *schema, GigItem **items, int nitems)
 	/* once they are locked nobody can make them anything else */
 	LockGigTables(schema, RowExclusiveLock);
 	LockGigSequence(schema);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	BecomeOwner(schema, &caller);
+	ConnectAsOwner(schema, &caller);
 
 	SortSteps(&batch, items);
 	GroupSteps(&batch);
@@ -126,8 +124,7 @@ ApplyGigItems(const GigSchema *schema, GigItem **items, int nitems)
 	if (!applied)
 		ThrowAccountsVanished();
 
-	BecomeCaller(&caller);
-	SPI_finish();
+	DisconnectAsCaller(&caller);
 }
 
 /*

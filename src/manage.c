@@ -3,26 +3,22 @@
  * manage.c
  *	  The SQL functions that subscriptions are managed with.
  *
- * They work on the tables in the owner's name, as ingesting does, and on
- * whatever statement comes last of the schema's names.  No error shows a
- * secret.
+ * They work on the tables in the owner's name, as ingesting does.  No error
+ * shows a secret.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/rel.h"
-#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "encoding.h"
@@ -31,7 +27,6 @@
 #define MAX_NAME_BYTES 1024
 
 static const GigSchema *BeginManaging(FunctionCallInfo fcinfo, Caller *caller);
-static void EndManaging(const Caller *caller);
 static bool IsEmpty(FunctionCallInfo fcinfo, int argno);
 static void CheckName(FunctionCallInfo fcinfo, int argno);
 static void CheckSecret(FunctionCallInfo fcinfo, int argno);
@@ -94,7 +89,7 @@ create_gig_subscription(PG_FUNCTION_ARGS)
 	ForgetSecrets(schema, PG_GETARG_DATUM(0));
 	if (!PG_ARGISNULL(2))
 		InsertSecret(schema, fcinfo, 0, 2);
-	EndManaging(&caller);
+	DisconnectAsCaller(&caller);
 	PG_RETURN_VOID();
 }
 
@@ -138,7 +133,7 @@ add_gig_secret(PG_FUNCTION_ARGS)
 						errmsg("subscription \"%s\" has this secret already",
 							   TextDatumGetCString(PG_GETARG_DATUM(0)))));
 	InsertSecret(schema, fcinfo, 0, 1);
-	EndManaging(&caller);
+	DisconnectAsCaller(&caller);
 	PG_RETURN_VOID();
 }
 
@@ -178,7 +173,7 @@ retire_gig_secret(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
 						errmsg("subscription \"%s\" has no such valid secret",
 							   TextDatumGetCString(PG_GETARG_DATUM(0)))));
-	EndManaging(&caller);
+	DisconnectAsCaller(&caller);
 	PG_RETURN_VOID();
 }
 
@@ -199,7 +194,7 @@ drop_gig_subscription(PG_FUNCTION_ARGS)
 	if (RunStatement(schema, "DELETE FROM %1$s.gig_subscription WHERE name = $1",
 					 &arguments, false, SPI_OK_DELETE) == 0)
 		ThrowUnknown(fcinfo, 0);
-	EndManaging(&caller);
+	DisconnectAsCaller(&caller);
 	PG_RETURN_VOID();
 }
 
@@ -238,7 +233,7 @@ gig_subscription_request(PG_FUNCTION_ARGS)
 	request =
 		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	request = SPI_datumTransfer(request, false, -1);
-	EndManaging(&caller);
+	DisconnectAsCaller(&caller);
 	return request;
 }
 
@@ -283,7 +278,7 @@ gig_subscription_cascade(PG_FUNCTION_ARGS)
 					 "UPDATE %1$s.gig_subscription_secret SET name = $2 WHERE name = $1",
 					 &arguments, SPI_OK_UPDATE);
 	}
-	EndManaging(&caller);
+	DisconnectAsCaller(&caller);
 	return PointerGetDatum(NULL);
 }
 
@@ -306,7 +301,7 @@ gig_find_unsigned(PG_FUNCTION_ARGS)
 				 " WHERE NOT EXISTS (SELECT FROM %1$s.gig_subscription_secret AS k"
 				 " WHERE k.name = s.name)",
 				 &arguments, false, SPI_OK_UPDATE);
-	EndManaging(&caller);
+	DisconnectAsCaller(&caller);
 	PG_RETURN_VOID();
 }
 
@@ -315,20 +310,10 @@ BeginManaging(FunctionCallInfo fcinfo, Caller *caller)
 {
 	const GigSchema *schema = GetGigSchema(fcinfo);
 
-	/* or their owner might be another by the time that they are used */
 	LockGigTables(schema, AccessShareLock);
 	LockGigSubscriptions(schema);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	BecomeOwner(schema, caller);
+	ConnectAsOwner(schema, caller);
 	return schema;
-}
-
-static void
-EndManaging(const Caller *caller)
-{
-	BecomeCaller(caller);
-	SPI_finish();
 }
 
 static bool

@@ -26,6 +26,25 @@ static void CheckResult(int result, int expected);
 static const char *StatementText(SPIPlanPtr plan);
 
 /*
+ * Begins to run statements in the name of the tables' owner.  The tables have
+ * been locked, or he might be another by the time that they are used.
+ */
+void
+ConnectAsOwner(const GigSchema *schema, Caller *caller)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	BecomeOwner(schema, caller);
+}
+
+void
+DisconnectAsCaller(const Caller *caller)
+{
+	BecomeCaller(caller);
+	SPI_finish();
+}
+
+/*
  * Runs a saved plan, preparing it first where that has to be done (again).
  *
  * Must be called between BecomeOwner() and BecomeCaller(), connected to SPI.

@@ -42,6 +42,8 @@ typedef struct SavedPlan
 	int running;	   /* how often it is being run just now */
 } SavedPlan;
 
+extern void ConnectAsOwner(const GigSchema *schema, Caller *caller);
+extern void DisconnectAsCaller(const Caller *caller);
 extern uint64 RunPlan(const GigSchema *schema, SavedPlan *saved,
 					  const void *what, Arguments *arguments, Snapshot snapshot,
 					  int expected);

@@ -52,9 +52,7 @@ prune_gig_events(PG_FUNCTION_ARGS)
 
 	/* they stay whose they are now */
 	LockGigTables(schema, AccessShareLock);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	BecomeOwner(schema, &caller);
+	ConnectAsOwner(schema, &caller);
 
 	AddTypedArgument(&arguments, INTERVALOID, PG_GETARG_DATUM(0), false);
 	AddTypedArgument(&arguments, INT4OID, PG_GETARG_DATUM(1), false);
@@ -78,7 +76,6 @@ prune_gig_events(PG_FUNCTION_ARGS)
 						 " WHERE o.first_at < now() - $1 LIMIT $2 FOR UPDATE SKIP LOCKED)",
 						 &arguments, false, SPI_OK_DELETE));
 
-	BecomeCaller(&caller);
-	SPI_finish();
+	DisconnectAsCaller(&caller);
 	return HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls));
 }

@@ -73,9 +73,7 @@ rebuild_gig_sync(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("UPDATE");
 	/* they stay whose they are now */
 	LockGigTables(rebuild.schema, AccessShareLock);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	BecomeOwner(rebuild.schema, &caller);
+	ConnectAsOwner(rebuild.schema, &caller);
 
 	rebuild.scratch =
 		AllocSetContextCreate(CurrentMemoryContext, "gigs_webhooks rebuild",
@@ -87,8 +85,7 @@ rebuild_gig_sync(PG_FUNCTION_ARGS)
 	/* accounts of which the log knows nothing any more */
 	rebuild.skipped += CountAccounts(rebuild.schema, account_id) - rebuild.found;
 
-	BecomeCaller(&caller);
-	SPI_finish();
+	DisconnectAsCaller(&caller);
 
 	values[0] = Int64GetDatum(rebuild.rebuilt);
 	values[1] = Int64GetDatum(rebuild.skipped);

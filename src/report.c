@@ -43,9 +43,7 @@ gig_event_counts(PG_FUNCTION_ARGS)
 
 	/* they stay whose they are now */
 	LockGigTables(schema, AccessShareLock);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	BecomeOwner(schema, &caller);
+	ConnectAsOwner(schema, &caller);
 
 	AddTypedArgument(&arguments, INT8OID, Int64GetDatum(length), false);
 	AddTypedArgument(&arguments, TIMESTAMPTZOID, PG_GETARG_DATUM(1),
@@ -80,8 +78,7 @@ gig_event_counts(PG_FUNCTION_ARGS)
 							  column + 1, &nulls[column]);
 		tuplestore_putvalues(rows, tupdesc, values, nulls);
 	}
-	BecomeCaller(&caller);
-	SPI_finish();
+	DisconnectAsCaller(&caller);
 	return (Datum) 0;
 }
 
