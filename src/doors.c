@@ -85,12 +85,7 @@ IngestOne(FunctionCallInfo fcinfo, GigResult *result)
 	if (!PG_ARGISNULL(0))
 		input.body = (bytea *) PG_GETARG_RAW_VARLENA_P(0);
 	if (!PG_ARGISNULL(1))
-	{
-		text *signature = PG_GETARG_TEXT_PP(1);
-
-		input.signature = VARDATA_ANY(signature);
-		input.signature_len = VARSIZE_ANY_EXHDR(signature);
-	}
+		SetGigSignature(&input, PG_GETARG_DATUM(1));
 	IngestGigInputs(GetGigSchema(fcinfo), &input, result, 1);
 }
 
@@ -190,12 +185,7 @@ ReadInputs(FunctionCallInfo fcinfo, GigInput **inputs)
 		if (!null_bodies[i])
 			input->body = (bytea *) DatumGetPointer(bodies[i]);
 		if (signatures != NULL && !null_signatures[i])
-		{
-			text *signature = DatumGetTextPP(signatures[i]);
-
-			input->signature = VARDATA_ANY(signature);
-			input->signature_len = VARSIZE_ANY_EXHDR(signature);
-		}
+			SetGigSignature(input, signatures[i]);
 	}
 	return n;
 }

@@ -13,8 +13,7 @@
 
 #include "access/detoast.h"
 #include "access/htup_details.h"
-#include "access/nbtree.h"
-#include "catalog/namespace.h"
+#include "access/stratnum.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_operator.h"
@@ -32,11 +31,9 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "compat.h"
 #include "encoding.h"
 #include "inbox.h"
 #include "ingest.h"
-#include "plan.h"
 
 /* So much of bodies is taken in at once, unless one alone is larger. */
 #define MAX_BATCH_BYTES (MaxAllocSize / 4)
@@ -44,17 +41,10 @@
 /* So many rows are fetched at once. */
 #define ROWS_AT_A_TIME 1000
 
-/* In the order of the procedure's arguments, from the third. */
-typedef enum InboxColumn
-{
-	INBOX_KEY,
-	INBOX_BODY,
-	INBOX_SIGNATURE,
-	INBOX_OUTCOME,
-	INBOX_ERROR
-} InboxColumn;
-
-#define INBOX_COLUMNS (INBOX_ERROR + 1)
+/* Where the procedure's arguments name columns. */
+#define KEY_ARGUMENT 2
+#define COLUMN_ARGUMENTS (KEY_ARGUMENT + 1)
+#define LAST_ARGUMENT (KEY_ARGUMENT + INBOX_COLUMNS)
 
 /* What is selected of a row. */
 typedef enum SelectedColumn
@@ -71,6 +61,7 @@ typedef struct Inbox
 {
 	Oid table;
 	const char *name; /* with its schema, quoted */
+	FormData_pg_attribute key;
 	FormData_pg_attribute columns[INBOX_COLUMNS];
 	bool body_is_bytea;
 } Inbox;
@@ -139,7 +130,7 @@ drain_gig_inbox(PG_FUNCTION_ARGS)
 				 errmsg("invalid transaction termination"),
 				 errdetail(
 					 "Each batch is a transaction: they can't be part of another one.")));
-	for (int i = 0; i < 2 + INBOX_COLUMNS; i++)
+	for (int i = 0; i <= LAST_ARGUMENT; i++)
 	{
 		if (PG_ARGISNULL(i) || (i == 1 && PG_GETARG_INT32(1) <= 0))
 			ereport(ERROR,
@@ -210,7 +201,7 @@ DrainBatch(FunctionCallInfo fcinfo, Position *position,
 	/* bodies are fetched outside of any statement */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	LookUpInbox(fcinfo, &inbox);
-	if (position->known && position->type != inbox.columns[INBOX_KEY].atttypid)
+	if (position->known && position->type != inbox.key.atttypid)
 		position->known = false;
 	FetchRows(&inbox, PG_GETARG_INT32(1), position, &next, position_context,
 			  &rows);
@@ -235,7 +226,7 @@ DrainBatch(FunctionCallInfo fcinfo, Position *position,
 							get_rel_name(inbox.table)),
 					 errhint(
 						 "A trigger or rule of the table may have kept them from being updated.")));
-		if (position->known && !inbox.columns[INBOX_KEY].attbyval)
+		if (position->known && !inbox.key.attbyval)
 			pfree(DatumGetPointer(position->key));
 		*position = next;
 	}
@@ -268,8 +259,10 @@ LookUpInbox(FunctionCallInfo fcinfo, Inbox *inbox)
 		quote_qualified_identifier(get_namespace_name(
 									   get_rel_namespace(inbox->table)),
 								   get_rel_name(inbox->table));
+	LookUpColumn(inbox, NameStr(*PG_GETARG_NAME(KEY_ARGUMENT)), &inbox->key);
 	for (int i = 0; i < INBOX_COLUMNS; i++)
-		LookUpColumn(inbox, NameStr(*PG_GETARG_NAME(2 + i)), &inbox->columns[i]);
+		LookUpColumn(inbox, NameStr(*PG_GETARG_NAME(COLUMN_ARGUMENTS + i)),
+					 &inbox->columns[i]);
 
 	body_type = getBaseType(inbox->columns[INBOX_BODY].atttypid);
 	inbox->body_is_bytea = body_type == BYTEAOID;
@@ -329,7 +322,7 @@ static void
 FetchRows(const Inbox *inbox, int batch, const Position *from, Position *to,
 		  MemoryContext position_context, Rows *rows)
 {
-	const FormData_pg_attribute *key = &inbox->columns[INBOX_KEY];
+	const FormData_pg_attribute *key = &inbox->key;
 	const char *key_name = quote_identifier(NameStr(key->attname));
 	Oid comparison = FindComparison(key->atttypid);
 	HeapTuple operator_tuple =
@@ -463,12 +456,7 @@ AddInboxRow(const Inbox *inbox, Rows *rows, HeapTuple tuple, TupleDesc tupdesc)
 	input->body = body;
 	value = SPI_getbinval(tuple, tupdesc, SELECTED_SIGNATURE, &isnull);
 	if (!isnull)
-	{
-		text *signature = DatumGetTextPP(value);
-
-		input->signature = VARDATA_ANY(signature);
-		input->signature_len = VARSIZE_ANY_EXHDR(signature);
-	}
+		SetGigSignature(input, value);
 	return true;
 }
 

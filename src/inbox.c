@@ -24,17 +24,6 @@
 #include "inbox.h"
 #include "ingest.h"
 
-/* The columns, in the order of the trigger's arguments. */
-typedef enum InboxColumn
-{
-	INBOX_BODY,
-	INBOX_SIGNATURE,
-	INBOX_OUTCOME,
-	INBOX_ERROR
-} InboxColumn;
-
-#define INBOX_COLUMNS (INBOX_ERROR + 1)
-
 static const struct
 {
 	const char *default_name;
@@ -255,12 +244,7 @@ ReadInput(const TriggerData *trigger, const AttrNumber *attnums, GigInput *input
 
 	value = heap_getattr(row, attnums[INBOX_SIGNATURE], tupdesc, &isnull);
 	if (!isnull)
-	{
-		text *signature = DatumGetTextPP(value);
-
-		input->signature = VARDATA_ANY(signature);
-		input->signature_len = VARSIZE_ANY_EXHDR(signature);
-	}
+		SetGigSignature(input, value);
 }
 
 /*

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * inbox.h
- *	  What is written into the rows of inbox tables.
+ *	  The columns of inbox tables, and what is written into them.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,6 +11,17 @@
 #include "catalog/pg_attribute.h"
 
 #include "error.h"
+
+/* The columns, in the order in which the trigger and the drain are told them. */
+typedef enum InboxColumn
+{
+	INBOX_BODY,
+	INBOX_SIGNATURE,
+	INBOX_OUTCOME,
+	INBOX_ERROR
+} InboxColumn;
+
+#define INBOX_COLUMNS (INBOX_ERROR + 1)
 
 extern Datum ErrorDatum(Form_pg_attribute attribute, const GigError *error);
 extern Datum OutputDatum(Form_pg_attribute attribute, char *value);

@@ -19,6 +19,16 @@ typedef struct GigInput
 	size_t signature_len;
 } GigInput;
 
+/* Takes over the signature, a text that is not null. */
+static inline void
+SetGigSignature(GigInput *input, Datum value)
+{
+	text *signature = DatumGetTextPP(value);
+
+	input->signature = VARDATA_ANY(signature);
+	input->signature_len = VARSIZE_ANY_EXHDR(signature);
+}
+
 /* What became of it. */
 typedef struct GigResult
 {
