@@ -626,13 +626,39 @@ sub wait_for
 	die "timed out waiting for $what";
 }
 
+# Whether a process, which is a child of ours or of the server's, stands still.
+sub is_stopped
+{
+	my ($pid) = @_;
+
+	open my $file, '<', "/proc/$pid/stat" or return `ps -o state= -p $pid` =~ /^T/;
+	return (<$file> || '') =~ /^\d+ \(.*\) T /s;
+}
+
 # The WAL writer writes nearly everything soon after, and so would hide that a
-# commit has not.  An orderly end would wait for it.
+# commit has not.  An orderly end would wait for it.  It must not be stopped at
+# its work, because that it does with a lock that every commit needs.
 sub stop_wal_writer
 {
 	my $pid = $admin->value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'");
 
-	kill 'STOP', $pid or die 'there is no WAL writer';
+	wait_for(
+		'the WAL writer to be idle',
+		sub {
+			my $freed = 0;
+
+			kill 'STOP', $pid or die 'there is no WAL writer';
+			wait_for('the WAL writer to stop', sub { is_stopped($pid) });
+			# even a look at it may have to wait for what it is at
+			local $SIG{ALRM} = sub { $freed = kill 'CONT', $pid };
+			alarm 1;
+			my $idle = $admin->value(
+				"SELECT count(*) FROM pg_stat_activity WHERE pid = $pid AND wait_event = 'WalWriterMain'");
+			alarm 0;
+			return 1 if $idle && !$freed;
+			kill 'CONT', $pid;
+			return 0;
+		});
 	return;
 }
 
@@ -643,6 +669,7 @@ sub kill_all
 	my @children;
 
 	kill 'STOP', $postmaster;
+	wait_for('the postmaster to stop', sub { is_stopped($postmaster) });
 	my %parent_of = processes();
 	@children = shuffled(grep { $parent_of{$_} == $postmaster } sort keys %parent_of);
 	if (chance(0.5))
