@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/uuid.h"
 
 #include "account_table.h"
 #include "plan.h"
@@ -32,6 +33,10 @@ static void DescribeLockAccounts(Statement *statement, const void *what);
 static void DescribeCreateAccounts(Statement *statement, const void *what);
 static void AppendNewAccount(StringInfo text, const GigSchema *schema);
 static int CompareAccounts(const void *a, const void *b);
+static int64 Deliveries(const GigAccount *account);
+static void ThrowAccountHeld(const GigAccount *account);
+
+static const GigHold *innermost_hold = NULL;
 
 static SavedPlan lock_accounts = {.describe = DescribeLockAccounts};
 static SavedPlan create_account = {.describe = DescribeCreateAccounts};
@@ -129,6 +134,69 @@ FindAccounts(GigDirect *direct, GigAccount *accounts, int naccounts)
 }
 
 /*
+ * Notes that accounts have been read and will be written back, which has to end
+ * with LetGoAccounts(), even in an error.
+ *
+ * What is on our tables may call us again meanwhile, and for other accounts it
+ * may, and for these, too, once they are written.  But what it did to them
+ * before would be written over.
+ */
+void
+HoldAccounts(GigHold *hold, const GigAccount *accounts, int naccounts)
+{
+	for (const GigHold *outer = innermost_hold; outer; outer = outer->outer)
+	{
+		for (int i = 0; i < naccounts; i++)
+		{
+			const GigAccount *held =
+				FindAccount(outer->accounts, outer->naccounts,
+							&accounts[i].account_id);
+
+			if (held != NULL &&
+				(!outer->folded || Deliveries(&accounts[i]) < Deliveries(held)))
+				ThrowAccountHeld(held);
+		}
+	}
+	hold->accounts = accounts;
+	hold->naccounts = naccounts;
+	hold->folded = false;
+	hold->outer = innermost_hold;
+	innermost_hold = hold;
+}
+
+/*
+ * Ends what HoldAccounts() began, if it did.
+ */
+void
+LetGoAccounts(const GigHold *hold)
+{
+	if (innermost_hold == hold)
+		innermost_hold = hold->outer;
+}
+
+/*
+ * How many an account has had: more with every one that is folded into it.
+ */
+static int64
+Deliveries(const GigAccount *account)
+{
+	return account->events + account->duplicates;
+}
+
+static void
+ThrowAccountHeld(const GigAccount *account)
+{
+	char *account_id = DatumGetCString(
+		DirectFunctionCall1(uuid_out, UUIDPGetDatum(&account->account_id)));
+
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 errmsg("account %s is just being changed", account_id),
+			 errhint(
+				 "What is on a table of gigs_webhooks may take in webhooks of the same account in an AFTER trigger only.")));
+}
+
+/*
  * Raises that accounts could not be locked, however often that was tried.
  */
 void
@@ -162,7 +230,7 @@ LockExistingAccounts(const GigSchema *schema, GigAccount *accounts,
 		HeapTuple tuple = SPI_tuptable->vals[row];
 		TupleDesc tupdesc = SPI_tuptable->tupdesc;
 		bool isnull;
-		Datum id = SPI_getbinval(tuple, tupdesc, ACCOUNT_ID + 1, &isnull);
+		Datum id = GetResult(tuple, tupdesc, ACCOUNT_ID + 1, UUIDOID, &isnull);
 		GigAccount *account =
 			FindAccount(accounts, naccounts, DatumGetUUIDP(id));
 
@@ -185,7 +253,9 @@ TakeAccount(const GigSchema *schema, GigAccount *account, HeapTuple tuple,
 	bool nulls[GIG_ACCOUNT_COLUMNS];
 
 	for (int i = 0; i < GIG_ACCOUNT_COLUMNS; i++)
-		values[i] = SPI_getbinval(tuple, tupdesc, i + 1, &nulls[i]);
+		values[i] = GetResult(tuple, tupdesc, i + 1,
+							  GigColumnTypeOid(schema, &gig_account_columns[i]),
+							  &nulls[i]);
 	SetAccount(schema, account, values, nulls);
 }
 
@@ -293,7 +363,8 @@ AppendNewAccount(StringInfo text, const GigSchema *schema)
 }
 
 GigAccount *
-FindAccount(GigAccount *accounts, int naccounts, const pg_uuid_t *account_id)
+FindAccount(const GigAccount *accounts, int naccounts,
+			const pg_uuid_t *account_id)
 {
 	GigAccount key = {.account_id = *account_id};
 

@@ -16,12 +16,14 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -63,6 +65,7 @@ typedef struct Batch
 	GigAccount *accounts; /* in order of account_id */
 	int ndeliveries;
 	GigDelivery *deliveries; /* in order of account_id and digest */
+	GigHold hold;			 /* of the accounts */
 } Batch;
 
 static void SortSteps(Batch *batch, GigItem **items);
@@ -133,19 +136,30 @@ ApplyGigItems(const GigSchema *schema, GigItem **items, int nitems)
 static bool
 Apply(Batch *batch)
 {
-	bool met;
+	volatile bool met = false;
 
-	batch->direct = BeginDirect(batch->schema);
-	met = Meet(batch);
-	if (met)
+	PG_TRY();
 	{
-		/* the time is taken under the locks, as the events' order is */
-		batch->now = GetCurrentTimestamp();
-		Fold(batch);
-		Write(batch);
+		batch->direct = BeginDirect(batch->schema);
+		met = Meet(batch);
+		if (met)
+		{
+			/* the time is taken under the locks, as the events' order is */
+			batch->now = GetCurrentTimestamp();
+			Fold(batch);
+			batch->hold.folded = true;
+			Write(batch);
+		}
+		if (batch->direct != NULL)
+			EndDirect(batch->direct);
 	}
-	if (batch->direct != NULL)
-		EndDirect(batch->direct);
+	PG_CATCH();
+	{
+		LetGoAccounts(&batch->hold);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	LetGoAccounts(&batch->hold);
 	return met;
 }
 
@@ -192,8 +206,11 @@ SortSteps(Batch *batch, GigItem **items)
 {
 	int n = batch->nsteps;
 
-	batch->steps = palloc0(n * sizeof(Step));
-	batch->sorted = palloc(n * sizeof(Step *));
+	batch->steps =
+		MemoryContextAllocExtended(CurrentMemoryContext, n * sizeof(Step),
+								   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	batch->sorted =
+		MemoryContextAllocHuge(CurrentMemoryContext, n * sizeof(Step *));
 	for (int i = 0; i < n; i++)
 	{
 		Step *step = &batch->steps[i];
@@ -266,10 +283,14 @@ static bool
 Meet(Batch *batch)
 {
 	if (batch->direct == NULL && batch->nsteps == 1 && MeetOne(batch))
+	{
+		HoldAccounts(&batch->hold, batch->accounts, batch->naccounts);
 		return true;
+	}
 	if (!LockAccounts(batch->schema, batch->direct, batch->accounts,
 					  batch->naccounts))
 		return false;
+	HoldAccounts(&batch->hold, batch->accounts, batch->naccounts);
 	/* having waited for a lock, one has to look again */
 	if (batch->direct != NULL)
 		RefreshDirect(batch->direct);
@@ -303,7 +324,7 @@ MeetOne(Batch *batch)
 		TupleDesc tupdesc = SPI_tuptable->tupdesc;
 		bool isnull;
 		Datum xmin =
-			SPI_getbinval(tuple, tupdesc, GIG_ACCOUNT_COLUMNS + 1, &isnull);
+			GetResult(tuple, tupdesc, GIG_ACCOUNT_COLUMNS + 1, XIDOID, &isnull);
 
 		met = !ChangedSince(DatumGetTransactionId(xmin), snapshot);
 		if (met)

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 
@@ -33,6 +34,8 @@ static void ReadDirectly(const GigSchema *schema, GigDirect *direct,
 static void ReadBySql(const GigSchema *schema, GigDelivery *deliveries,
 					  int ndeliveries);
 static void DescribeReadDeliveries(Statement *statement, const void *what);
+static void SetDelivery(const GigSchema *schema, GigDelivery *delivery,
+						const Datum *values, const bool *nulls);
 
 static SavedPlan read_delivery = {.describe = DescribeReadDeliveries};
 static SavedPlan read_deliveries = {.describe = DescribeReadDeliveries};
@@ -74,10 +77,7 @@ ReadDirectly(const GigSchema *schema, GigDirect *direct,
 		if (row == NULL)
 			continue;
 		slot_getallattrs(row);
-		for (int j = DELIVERY_EVENT_ID; j < GIG_DELIVERY_COLUMNS; j++)
-			SetGigColumn(schema, &gig_delivery_columns[j], &deliveries[i],
-						 row->tts_values[j]);
-		deliveries[i].stored = true;
+		SetDelivery(schema, &deliveries[i], row->tts_values, row->tts_isnull);
 	}
 }
 
@@ -102,7 +102,8 @@ ReadBySql(const GigSchema *schema, GigDelivery *deliveries, int ndeliveries)
 		HeapTuple tuple = SPI_tuptable->vals[row];
 		TupleDesc tupdesc = SPI_tuptable->tupdesc;
 		bool isnull;
-		int32 place = DatumGetInt32(SPI_getbinval(tuple, tupdesc, 1, &isnull));
+		int32 place =
+			DatumGetInt32(GetResult(tuple, tupdesc, 1, INT4OID, &isnull));
 
 		TakeDelivery(schema, &deliveries[place], tuple, tupdesc, 2);
 	}
@@ -145,14 +146,25 @@ void
 TakeDelivery(const GigSchema *schema, GigDelivery *delivery, HeapTuple tuple,
 			 TupleDesc tupdesc, int column)
 {
+	Datum values[GIG_DELIVERY_COLUMNS];
+	bool nulls[GIG_DELIVERY_COLUMNS];
+
+	for (int i = DELIVERY_EVENT_ID; i < GIG_DELIVERY_COLUMNS; i++)
+		values[i] = GetResult(tuple, tupdesc, column++,
+							  GigColumnTypeOid(schema, &gig_delivery_columns[i]),
+							  &nulls[i]);
+	SetDelivery(schema, delivery, values, nulls);
+}
+
+static void
+SetDelivery(const GigSchema *schema, GigDelivery *delivery, const Datum *values,
+			const bool *nulls)
+{
 	for (int i = DELIVERY_EVENT_ID; i < GIG_DELIVERY_COLUMNS; i++)
 	{
-		bool isnull;
-		Datum value = SPI_getbinval(tuple, tupdesc, column++, &isnull);
-
-		if (isnull)
+		if (nulls[i])
 			return;
-		SetGigColumn(schema, &gig_delivery_columns[i], delivery, value);
+		SetGigColumn(schema, &gig_delivery_columns[i], delivery, values[i]);
 	}
 	delivery->stored = true;
 }

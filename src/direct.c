@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "utils/acl.h"
@@ -33,6 +34,7 @@
 
 #include "compat.h"
 #include "direct.h"
+#include "plan.h"
 #include "settings.h"
 #include "table.h"
 
@@ -43,8 +45,8 @@
 
 typedef struct OpenTable
 {
-	Relation relation; /* NULL: not opened yet */
-	ResultRelInfo *result;
+	Relation relation;
+	ResultRelInfo *result;	 /* NULL: nothing has been read or written yet */
 	TupleTableSlot *found;	 /* what has been read last */
 	TupleTableSlot *changed; /* what is written over it */
 	Relation key_index;		 /* NULL: nothing has been looked up yet */
@@ -63,12 +65,13 @@ struct GigDirect
 	OpenTable tables[GIG_TABLES];
 };
 
-/* Which tables are ordinary, as far as that has been looked into. */
+/* Whether the tables are ordinary, as far as that has been looked into. */
 static struct
 {
 	Oid oids[GIG_TABLES];
 	bool known;
-	bool ordinary; /* all of them */
+	bool ordinary;	/* all of them */
+	uint64 changes; /* how often they have been, and been looked at */
 } tables;
 
 static bool TablesAreOrdinary(const GigSchema *schema);
@@ -79,6 +82,7 @@ static bool HasKey(GigDirect *direct, GigTable table, TupleTableSlot *slot,
 				   const void *key);
 static bool ColumnsAreOurs(const GigSchema *schema, GigTable table,
 						   TupleDesc tupdesc);
+static bool IndexesArePlain(Relation relation);
 static bool KeyIsOurs(Relation relation, int nkeys);
 static bool OwnerMayWrite(const GigSchema *schema, GigTable table);
 static bool PlanIsOrdinary(const GigSchema *schema, GigTable table);
@@ -105,7 +109,10 @@ ForgetTable(Datum arg pg_attribute_unused(), Oid table)
 	for (int i = 0; i < GIG_TABLES; i++)
 	{
 		if (!OidIsValid(table) || table == tables.oids[i])
+		{
 			tables.known = false;
+			tables.changes++;
+		}
 	}
 }
 
@@ -121,10 +128,14 @@ BeginDirect(const GigSchema *schema)
 	if (!gig_direct_writes || IsolationUsesXactSnapshot() ||
 		!TablesAreOrdinary(schema))
 		return NULL;
+	/* from here on nothing runs that isn't ours */
 	/* what the calling statement has written so far is to be seen, as by SQL */
 	CommandCounterIncrement();
 	direct = palloc0(sizeof(GigDirect));
 	direct->schema = schema;
+	/* who has them open can't be the one who alters them */
+	for (int i = 0; i < GIG_TABLES; i++)
+		direct->tables[i].relation = table_open(schema->tables[i], NoLock);
 	direct->estate = CreateExecutorState();
 	InitRangeTable(direct->estate, schema->tables, GIG_TABLES);
 	direct->estate->es_output_cid = GetCurrentCommandId(true);
@@ -169,12 +180,11 @@ GetTable(GigDirect *direct, GigTable table)
 {
 	OpenTable *open = &direct->tables[table];
 
-	if (open->relation == NULL)
+	if (open->result == NULL)
 	{
 		MemoryContext old_context =
 			MemoryContextSwitchTo(direct->estate->es_query_cxt);
 
-		open->relation = table_open(direct->schema->tables[table], NoLock);
 		open->result = makeNode(ResultRelInfo);
 		InitResultRelInfo(open->result, open->relation, table + 1, NULL, 0);
 		ExecOpenIndices(open->result, false);
@@ -188,15 +198,16 @@ GetTable(GigDirect *direct, GigTable table)
 static void
 CloseTable(OpenTable *table)
 {
-	if (table->relation == NULL)
-		return;
 	if (table->key_index != NULL)
 		index_close(table->key_index, NoLock);
-	ExecDropSingleTupleTableSlot(table->found);
-	ExecDropSingleTupleTableSlot(table->changed);
-	for (int i = 0; i < table->nslots; i++)
-		ExecDropSingleTupleTableSlot(table->pending[i]);
-	ExecCloseIndices(table->result);
+	if (table->result != NULL)
+	{
+		ExecDropSingleTupleTableSlot(table->found);
+		ExecDropSingleTupleTableSlot(table->changed);
+		for (int i = 0; i < table->nslots; i++)
+			ExecDropSingleTupleTableSlot(table->pending[i]);
+		ExecCloseIndices(table->result);
+	}
 	table_close(table->relation, NoLock);
 }
 
@@ -412,20 +423,25 @@ FillSlot(GigDirect *direct, GigTable table, TupleTableSlot *slot,
 static bool
 TablesAreOrdinary(const GigSchema *schema)
 {
+	uint64 changes;
+	bool ordinary = true;
+
 	if (tables.known &&
 		memcmp(tables.oids, schema->tables, sizeof(tables.oids)) == 0)
 		return tables.ordinary;
 
 	memcpy(tables.oids, schema->tables, sizeof(tables.oids));
+	tables.known = false;
+	changes = ++tables.changes;
+	for (int i = 0; ordinary && i < GIG_TABLES; i++)
+		ordinary = TableIsOrdinary(schema, (GigTable) i);
+
+	/* having the last of them planned may have changed the first again */
+	if (changes != tables.changes)
+		return false;
 	tables.known = true;
-	tables.ordinary = false;
-	for (int i = 0; i < GIG_TABLES; i++)
-	{
-		if (!TableIsOrdinary(schema, (GigTable) i))
-			return false;
-	}
-	tables.ordinary = true;
-	return tables.known;
+	tables.ordinary = ordinary;
+	return ordinary;
 }
 
 static bool
@@ -441,7 +457,7 @@ TableIsOrdinary(const GigSchema *schema, GigTable table)
 		relation->trigdesc == NULL &&
 		(tupdesc->constr == NULL || (!tupdesc->constr->has_generated_stored &&
 									 tupdesc->constr->num_check == 0)) &&
-		ColumnsAreOurs(schema, table, tupdesc) &&
+		ColumnsAreOurs(schema, table, tupdesc) && IndexesArePlain(relation) &&
 		KeyIsOurs(relation, gig_tables[table].nkeys) &&
 		OwnerMayWrite(schema, table);
 
@@ -467,6 +483,31 @@ ColumnsAreOurs(const GigSchema *schema, GigTable table, TupleDesc tupdesc)
 			return false;
 	}
 	return true;
+}
+
+/*
+ * Tells whether a table's indexes are over columns alone: an expression or a
+ * condition may call functions of the owner's.
+ */
+static bool
+IndexesArePlain(Relation relation)
+{
+	List *oids = RelationGetIndexList(relation);
+	bool plain = true;
+	ListCell *cell;
+
+	foreach(cell, oids)
+	{
+		Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+
+		plain =
+			plain &&
+			heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL) &&
+			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
+		index_close(index, AccessShareLock);
+	}
+	list_free(oids);
+	return plain;
 }
 
 /*
@@ -512,30 +553,39 @@ OwnerMayWrite(const GigSchema *schema, GigTable table)
 static bool
 PlanIsOrdinary(const GigSchema *schema, GigTable table)
 {
-	char *query; /* is never run */
-	GigWatch watched;
+	GigWatch watch = {.text = NULL};
+	GigWatching watching;
 	SPIPlanPtr plan;
-	CachedPlan *cached;
-	bool ordinary;
+	volatile bool ordinary = false;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	RefreshGigSchema(schema);
-	query = psprintf("DELETE FROM %s.%s", schema->name, gig_tables[table].name);
-	watched = WatchStatement(query);
-	plan = SPI_prepare(query, 0, NULL);
-	if (plan == NULL)
-		elog(ERROR, "SPI_prepare failed: %s",
-			 SPI_result_code_string(SPI_result));
+	/* it is never run */
+	watch.text =
+		psprintf("DELETE FROM %s.%s", schema->name, gig_tables[table].name);
+	plan = PrepareWatched(watch, 0, NULL, 0);
+	BeginWatch(&watching, watch);
 	SPI_keepplan(plan); /* only a plan that is kept can be looked into */
-	cached = SPI_plan_get_cached_plan(plan);
-	ordinary = cached != NULL && list_length(cached->stmt_list) == 1 &&
-			   IsA(linitial_node(PlannedStmt, cached->stmt_list)->planTree,
-				   ModifyTable);
-	if (cached != NULL)
-		ReleasePlan(cached);
-	RestoreWatch(watched);
-	SPI_freeplan(plan);
+	PG_TRY();
+	{
+		CachedPlan *cached = SPI_plan_get_cached_plan(plan);
+
+		if (cached != NULL)
+		{
+			ordinary =
+				list_length(cached->stmt_list) == 1 &&
+				IsA(linitial_node(PlannedStmt, cached->stmt_list)->planTree,
+					ModifyTable);
+			ReleasePlan(cached);
+		}
+	}
+	PG_FINALLY();
+	{
+		EndWatch(&watching);
+		SPI_freeplan(plan);
+	}
+	PG_END_TRY();
 	SPI_finish();
 	return ordinary;
 }

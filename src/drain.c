@@ -34,6 +34,7 @@
 #include "encoding.h"
 #include "inbox.h"
 #include "ingest.h"
+#include "schema.h"
 
 /* So much of bodies is taken in at once, unless one alone is larger. */
 #define MAX_BATCH_BYTES (MaxAllocSize / 4)
@@ -332,7 +333,7 @@ FetchRows(const Inbox *inbox, int batch, const Position *from, Position *to,
 	Oid types[2] = {key->atttypid, INT4OID};
 	Datum values[2] = {from->key, Int32GetDatum(batch)};
 	char nulls[2] = {from->known ? ' ' : 'n', ' '};
-	GigWatch watched;
+	GigWatching watching;
 	Portal cursor;
 	HeapTuple last = NULL;
 	TupleDesc last_tupdesc = NULL;
@@ -364,10 +365,10 @@ FetchRows(const Inbox *inbox, int batch, const Position *from, Position *to,
 					 key_name);
 	ReleaseSysCache(operator_tuple);
 
-	watched = WatchInboxStatement(query.data, inbox->table, comparison);
+	BeginWatch(&watching, (GigWatch){query.data, inbox->table, comparison});
 	cursor = SPI_cursor_open_with_args(NULL, query.data, 2, types, values,
 									   nulls, false, 0);
-	RestoreWatch(watched);
+	EndWatch(&watching);
 	while (more)
 	{
 		SPITupleTable *fetched;
@@ -478,7 +479,7 @@ MarkRows(const Inbox *inbox, const Rows *rows, const GigResult *results)
 					get_array_type(error->atttypid)};
 	Datum values[4];
 	StringInfoData query;
-	GigWatch watched;
+	GigWatching watching;
 	int64 marked = 0;
 	int result;
 
@@ -517,9 +518,9 @@ MarkRows(const Inbox *inbox, const Rows *rows, const GigResult *results)
 	appendStringInfo(&query, " RETURNING i.%s IS NOT NULL",
 					 quote_identifier(NameStr(outcome->attname)));
 
-	watched = WatchInboxStatement(query.data, inbox->table, InvalidOid);
+	BeginWatch(&watching, (GigWatch){query.data, inbox->table, InvalidOid});
 	result = SPI_execute_with_args(query.data, 4, types, values, NULL, false, 0);
-	RestoreWatch(watched);
+	EndWatch(&watching);
 	if (result != SPI_OK_UPDATE_RETURNING)
 		return 0; /* a rule has replaced it */
 	for (uint64 i = 0; i < SPI_processed; i++)

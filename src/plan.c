@@ -20,6 +20,9 @@
 
 static void PreparePlan(const GigSchema *schema, SavedPlan *saved,
 						const void *what);
+static uint64 RunFormat(const GigSchema *schema, const char *format,
+						Arguments *arguments, bool read_only,
+						int cursor_options, int expected);
 static void MakeGenericPlan(SPIPlanPtr plan);
 static void SwitchOff(const char *setting);
 static void CheckResult(int result, int expected);
@@ -51,30 +54,40 @@ DisconnectAsCaller(const Caller *caller)
  * "what" is for the plan's description; a snapshot is only given where the
  * statement's own won't do.  Returns the number of rows; "expected" is the SPI
  * result code.
+ *
+ * What is on the tables may call us again, and so come here, as soon as a
+ * statement is planned.
  */
 uint64
 RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
 		Arguments *arguments, Snapshot snapshot, int expected)
 {
-	GigWatch watched = WatchStatement(NULL);
+	GigWatching watching;
 	SPIPlanPtr plan;
-	int result;
+	volatile int result = 0;
 
 	RefreshGigSchema(schema);
 	if (saved->plan == NULL || saved->generation != schema->generation)
 		PreparePlan(schema, saved, what);
 	plan = saved->plan;
-	WatchStatement(StatementText(plan));
-	if (!SPI_plan_is_valid(plan))
-		MakeGenericPlan(plan);
-
 	saved->running++;
-	result = SPI_execute_snapshot(plan, arguments->values, arguments->nulls,
-								  snapshot, InvalidSnapshot, false, true, 0);
-	/* a trigger may have had it replaced, by one that isn't running */
-	if (saved->plan == plan)
-		saved->running--;
-	RestoreWatch(watched);
+	BeginWatch(&watching, (GigWatch){.text = StatementText(plan)});
+	PG_TRY();
+	{
+		if (!SPI_plan_is_valid(plan) || saved->is_new)
+			MakeGenericPlan(plan);
+		saved->is_new = false;
+		result = SPI_execute_snapshot(plan, arguments->values, arguments->nulls,
+									  snapshot, InvalidSnapshot, false, true, 0);
+	}
+	PG_FINALLY();
+	{
+		EndWatch(&watching);
+		/* it may have been replaced, by one that isn't running */
+		if (saved->plan == plan)
+			saved->running--;
+	}
+	PG_END_TRY();
 	CheckResult(result, expected);
 	return SPI_processed;
 }
@@ -94,20 +107,132 @@ uint64
 RunStatement(const GigSchema *schema, const char *format, Arguments *arguments,
 			 bool read_only, int expected)
 {
-	GigWatch watched = WatchStatement(NULL);
+	return RunFormat(schema, format, arguments, read_only, 0, expected);
+}
+
+/*
+ * The same, where no plan is to show what the arguments are.
+ */
+uint64
+RunGenericStatement(const GigSchema *schema, const char *format,
+					Arguments *arguments, bool read_only, int expected)
+{
+	return RunFormat(schema, format, arguments, read_only,
+					 CURSOR_OPT_GENERIC_PLAN, expected);
+}
+
+static uint64
+RunFormat(const GigSchema *schema, const char *format, Arguments *arguments,
+		  bool read_only, int cursor_options, int expected)
+{
+	GigWatch watch = {.text = NULL};
 	StringInfoData text;
-	int result;
+	SPIPlanPtr plan;
 
 	RefreshGigSchema(schema);
 	initStringInfo(&text);
 	appendStringInfo(&text, format, schema->name);
-	WatchStatement(text.data);
-	result = SPI_execute_with_args(text.data, arguments->n, arguments->types,
-								   arguments->values, arguments->nulls,
-								   read_only, 0);
-	RestoreWatch(watched);
-	CheckResult(result, expected);
+	watch.text = text.data;
+	plan = PrepareWatched(watch, arguments->n, arguments->types, cursor_options);
+	CheckResult(ExecuteWatched(watch, plan, arguments, read_only), expected);
+	SPI_freeplan(plan);
 	return SPI_processed;
+}
+
+/*
+ * Runs a plan that has been prepared for a watch.  Returns SPI's result.
+ */
+int
+ExecuteWatched(GigWatch watch, SPIPlanPtr plan, Arguments *arguments,
+			   bool read_only)
+{
+	GigWatching watching;
+	volatile int result = 0;
+
+	BeginWatch(&watching, watch);
+	PG_TRY();
+	{
+		result = SPI_execute_plan(plan, arguments->values, arguments->nulls,
+								  read_only, 0);
+	}
+	PG_FINALLY();
+	{
+		EndWatch(&watching);
+	}
+	PG_END_TRY();
+	return result;
+}
+
+/*
+ * Opens a cursor for a statement that is watched.
+ */
+Portal
+OpenWatched(GigWatch watch, Arguments *arguments)
+{
+	SPIPlanPtr plan = PrepareWatched(watch, arguments->n, arguments->types, 0);
+	GigWatching watching;
+	Portal volatile cursor = NULL;
+
+	BeginWatch(&watching, watch);
+	PG_TRY();
+	{
+		cursor = SPI_cursor_open(NULL, plan, arguments->values,
+								 arguments->nulls, false);
+	}
+	PG_FINALLY();
+	{
+		EndWatch(&watching);
+	}
+	PG_END_TRY();
+	SPI_freeplan(plan);
+	return cursor;
+}
+
+/*
+ * Prepares a statement that is watched, and that will have to be whenever it is
+ * planned.
+ */
+SPIPlanPtr
+PrepareWatched(GigWatch watch, int nparameters, Oid *types, int cursor_options)
+{
+	GigWatching watching;
+	SPIPlanPtr volatile plan = NULL;
+
+	BeginWatch(&watching, watch);
+	PG_TRY();
+	{
+		plan =
+			SPI_prepare_cursor(watch.text, nparameters, types, cursor_options);
+	}
+	PG_FINALLY();
+	{
+		EndWatch(&watching);
+	}
+	PG_END_TRY();
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare_cursor failed: %s",
+			 SPI_result_code_string(SPI_result));
+	return plan;
+}
+
+/*
+ * Returns a column of a result, which may be of a domain over its type.
+ *
+ * When the call began, the tables' columns were of the types that they should
+ * be, but what is on them may have changed that.
+ */
+Datum
+GetResult(HeapTuple tuple, TupleDesc tupdesc, int column, Oid type, bool *isnull)
+{
+	Oid actual = SPI_gettypeid(tupdesc, column);
+
+	if (actual != type && getBaseType(actual) != type)
+		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
+						errmsg("column \"%s\" has type %s, not %s",
+							   SPI_fname(tupdesc, column),
+							   format_type_be(actual), format_type_be(type)),
+						errdetail("It has been changed while it was used.")));
+	return SPI_getbinval(tuple, tupdesc, column, isnull);
 }
 
 static void
@@ -129,11 +254,7 @@ PreparePlan(const GigSchema *schema, SavedPlan *saved, const void *what)
 	Statement statement = {.schema = schema};
 	SPIPlanPtr plan;
 
-	/*
-	 * A trigger on one of the tables may have got us here while the plan runs
-	 * further up; then it is left to the end of the session.  So it is when an
-	 * error ended it.
-	 */
+	/* one that runs further up is left to the end of the session */
 	if (saved->plan != NULL && saved->running == 0)
 		SPI_freeplan(saved->plan);
 	saved->plan = NULL;
@@ -141,17 +262,14 @@ PreparePlan(const GigSchema *schema, SavedPlan *saved, const void *what)
 
 	initStringInfo(&statement.text);
 	saved->describe(&statement, what);
-	WatchStatement(statement.text.data);
-	plan = SPI_prepare_cursor(statement.text.data, statement.nparameters,
-							  statement.types, CURSOR_OPT_GENERIC_PLAN);
-	if (plan == NULL)
-		elog(ERROR, "SPI_prepare_cursor failed: %s",
-			 SPI_result_code_string(SPI_result));
+	plan = PrepareWatched((GigWatch){.text = statement.text.data},
+						  statement.nparameters, statement.types,
+						  CURSOR_OPT_GENERIC_PLAN);
 	if (SPI_keepplan(plan) != 0)
 		elog(ERROR, "SPI_keepplan failed");
 	saved->plan = plan;
 	saved->generation = schema->generation;
-	MakeGenericPlan(plan);
+	saved->is_new = true;
 }
 
 /*

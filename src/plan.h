@@ -39,7 +39,8 @@ typedef struct SavedPlan
 	void (*describe)(Statement *statement, const void *what);
 	SPIPlanPtr plan;
 	uint64 generation; /* of the schema that it was prepared for */
-	int running;	   /* how often it is being run just now */
+	bool is_new;	   /* not planned yet */
+	int running;	   /* how often it is being planned or run just now */
 } SavedPlan;
 
 extern void ConnectAsOwner(const GigSchema *schema, Caller *caller);
@@ -49,6 +50,16 @@ extern uint64 RunPlan(const GigSchema *schema, SavedPlan *saved,
 					  int expected);
 extern uint64 RunStatement(const GigSchema *schema, const char *format,
 						   Arguments *arguments, bool read_only, int expected);
+extern uint64 RunGenericStatement(const GigSchema *schema, const char *format,
+								  Arguments *arguments, bool read_only,
+								  int expected);
+extern SPIPlanPtr PrepareWatched(GigWatch watch, int nparameters, Oid *types,
+								 int cursor_options);
+extern int ExecuteWatched(GigWatch watch, SPIPlanPtr plan, Arguments *arguments,
+						  bool read_only);
+extern Portal OpenWatched(GigWatch watch, Arguments *arguments);
+extern Datum GetResult(HeapTuple tuple, TupleDesc tupdesc, int column, Oid type,
+					   bool *isnull);
 extern void AppendParameter(Statement *statement, Oid type);
 extern void AddArgument(Arguments *arguments, Datum value, bool isnull);
 extern void AddTypedArgument(Arguments *arguments, Oid type, Datum value,

@@ -29,6 +29,15 @@
 #define ACCOUNTS_AT_A_TIME 1000
 #define EVENTS_AT_A_TIME 1000
 
+/* What is read of an event, in this order. */
+typedef enum LogColumn
+{
+	LOGGED_ACCOUNT_ID = 1,
+	LOGGED_RECEIVED_AT,
+	LOGGED_BODY,
+	LOGGED_EVENT_ID
+} LogColumn;
+
 typedef struct Rebuild
 {
 	const GigSchema *schema;
@@ -44,7 +53,10 @@ static void LockBeforeReading(const Rebuild *rebuild,
 							  const pg_uuid_t *account_id);
 static void RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id);
 static void FoldLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc);
+static Datum GetLogged(HeapTuple tuple, TupleDesc tupdesc, LogColumn column,
+					   Oid type, int64 event_id);
 static void WriteRebuilt(Rebuild *rebuild);
+static void WriteAccounts(Rebuild *rebuild, const GigAccount *present);
 static int64 CountAccounts(const GigSchema *schema, const pg_uuid_t *account_id);
 
 /*
@@ -124,9 +136,7 @@ static void
 RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 {
 	StringInfoData query;
-	Oid argtypes[1] = {UUIDOID};
-	Datum values[1];
-	GigWatch watched;
+	Arguments arguments = {.n = 0};
 	Portal cursor;
 
 	RefreshGigSchema(rebuild->schema);
@@ -138,11 +148,9 @@ RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 					 rebuild->schema->name,
 					 account_id ? " WHERE account_id = $1" : "");
 	if (account_id)
-		values[0] = UUIDPGetDatum((pg_uuid_t *) account_id);
-	watched = WatchStatement(query.data);
-	cursor = SPI_cursor_open_with_args(NULL, query.data, account_id ? 1 : 0,
-									   argtypes, values, NULL, false, 0);
-	RestoreWatch(watched);
+		AddTypedArgument(&arguments, UUIDOID,
+						 UUIDPGetDatum((pg_uuid_t *) account_id), false);
+	cursor = OpenWatched((GigWatch){.text = query.data}, &arguments);
 	for (;;)
 	{
 		SPITupleTable *rows;
@@ -166,12 +174,14 @@ static void
 FoldLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(rebuild->scratch);
-	bool isnull;
-	pg_uuid_t *account_id =
-		DatumGetUUIDP(SPI_getbinval(tuple, tupdesc, 1, &isnull));
-	TimestampTz received_at =
-		DatumGetTimestampTz(SPI_getbinval(tuple, tupdesc, 2, &isnull));
-	bytea *body = DatumGetByteaPP(SPI_getbinval(tuple, tupdesc, 3, &isnull));
+	int64 event_id =
+		DatumGetInt64(GetLogged(tuple, tupdesc, LOGGED_EVENT_ID, INT8OID, 0));
+	pg_uuid_t *account_id = DatumGetUUIDP(
+		GetLogged(tuple, tupdesc, LOGGED_ACCOUNT_ID, UUIDOID, event_id));
+	TimestampTz received_at = DatumGetTimestampTz(
+		GetLogged(tuple, tupdesc, LOGGED_RECEIVED_AT, TIMESTAMPTZOID, event_id));
+	bytea *body = DatumGetByteaPP(
+		GetLogged(tuple, tupdesc, LOGGED_BODY, BYTEAOID, event_id));
 	GigAccount *account = NULL;
 	GigDocument *document;
 	GigEvent event;
@@ -181,9 +191,6 @@ FoldLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
 		ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body), &error);
 	if (document == NULL || !ReadGigEvent(document, &event, &error))
 	{
-		int64 event_id =
-			DatumGetInt64(SPI_getbinval(tuple, tupdesc, 4, &isnull));
-
 		SetGigError(&error, error.sqlerrcode,
 					"could not read event %lld of table \"%s\": %s",
 					(long long) event_id, "gig_event_log", error.message);
@@ -205,26 +212,65 @@ FoldLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
 }
 
 /*
+ * Returns a column of the log, which the owner may have let be null.
+ */
+static Datum
+GetLogged(HeapTuple tuple, TupleDesc tupdesc, LogColumn column, Oid type,
+		  int64 event_id)
+{
+	bool isnull;
+	Datum value = GetResult(tuple, tupdesc, column, type, &isnull);
+
+	if (isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("column \"%s\" of event %lld of table \"%s\" is null",
+						SPI_fname(tupdesc, column), (long long) event_id,
+						"gig_event_log")));
+	return value;
+}
+
+/*
  * Writes the accounts folded so far, but for those that would lose by it.
  */
 static void
 WriteRebuilt(Rebuild *rebuild)
 {
-	const GigSchema *schema = rebuild->schema;
 	int n = rebuild->naccounts;
-	GigAccount *present = palloc(Max(n, 1) * sizeof(GigAccount));
-	GigWriter writer;
+	GigAccount *present;
+	GigHold hold;
 
+	if (n == 0)
+		return;
+	present = palloc(n * sizeof(GigAccount));
 	for (int i = 0; i < n; i++)
 		InitGigAccount(&present[i], &rebuild->accounts[i].account_id,
 					   &rebuild->accounts[i].user_id);
-	if (n > 0)
+	/* of several, the table is locked as well */
+	if (!LockAccounts(rebuild->schema, NULL, present, n))
+		ThrowAccountsVanished();
+	rebuild->found += n;
+	HoldAccounts(&hold, present, n);
+	PG_TRY();
 	{
-		/* of several, the table is locked as well */
-		if (!LockAccounts(schema, NULL, present, n))
-			ThrowAccountsVanished();
-		rebuild->found += n;
+		WriteAccounts(rebuild, present);
 	}
+	PG_FINALLY();
+	{
+		LetGoAccounts(&hold);
+	}
+	PG_END_TRY();
+	rebuild->naccounts = 0;
+	pfree(present);
+}
+
+static void
+WriteAccounts(Rebuild *rebuild, const GigAccount *present)
+{
+	const GigSchema *schema = rebuild->schema;
+	int n = rebuild->naccounts;
+	GigWriter writer;
+
 	BeginWriting(&writer, schema, NULL);
 	for (int i = 0; i < n; i++)
 	{
@@ -240,8 +286,6 @@ WriteRebuilt(Rebuild *rebuild)
 		rebuild->rebuilt++;
 	}
 	FinishWriting(&writer);
-	rebuild->naccounts = 0;
-	pfree(present);
 }
 
 /*
@@ -262,6 +306,6 @@ CountAccounts(const GigSchema *schema, const pg_uuid_t *account_id)
 							  " WHERE account_id = $1"
 							: "SELECT count(*) FROM %1$s.gig_account_sync",
 				 &arguments, false, SPI_OK_SELECT);
-	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-									   SPI_tuptable->tupdesc, 1, &isnull));
+	return DatumGetInt64(GetResult(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+								   1, INT8OID, &isnull));
 }

@@ -38,6 +38,8 @@ gig_event_counts(PG_FUNCTION_ARGS)
 	Arguments arguments = {.n = 0};
 	TupleDesc tupdesc;
 	Tuplestorestate *rows = BeginResultSet(fcinfo, &tupdesc);
+	const Oid types[COLUMNS] = {TIMESTAMPTZOID, schema->event_kind_type,
+								INT8OID, INT8OID};
 	Caller caller;
 	uint64 n;
 
@@ -74,8 +76,8 @@ gig_event_counts(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 		for (int column = 0; column < COLUMNS; column++)
 			values[column] =
-				SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-							  column + 1, &nulls[column]);
+				GetResult(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+						  column + 1, types[column], &nulls[column]);
 		tuplestore_putvalues(rows, tupdesc, values, nulls);
 	}
 	DisconnectAsCaller(&caller);

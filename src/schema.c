@@ -13,7 +13,6 @@
 
 #include "access/htup_details.h"
 #include "access/transam.h"
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_enum.h"
@@ -29,11 +28,15 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/regproc.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
 #include "schema.h"
 #include "table.h"
+
+/* It holds nothing that anyone but a superuser could put there. */
+#define OWNERS_PATH "pg_catalog, pg_temp"
 
 const char *const gig_sync_state_names[GIG_SYNC_STATES] = {
 	[SYNC_UNKNOWN] = "unknown",
@@ -67,14 +70,13 @@ static void CheckColumns(const GigSchema *schema, GigTable table);
 static void CheckSequence(const GigSchema *schema);
 static int SecurityContext(Oid owner, Oid caller, int security_context);
 static Oid GetOwner(const GigSchema *schema);
+static void SetOwnersPath(void);
 static void ForgetSchema(Datum arg, int cacheid, uint32 hashvalue);
 static void ForgetSchemaOfTable(Datum arg, Oid table);
 static void CheckParsed(POST_PARSE_PARAMETERS);
 static bool NamesOthers(Node *node, void *context);
+static bool IsOthersFunction(Oid function, void *context);
 static bool IsOurTable(Oid table);
-static void EndTransaction(XactEvent event, void *arg);
-static void EndSubtransaction(SubXactEvent event, SubTransactionId id,
-							  SubTransactionId parent, void *arg);
 
 /*
  * Asks to be told when what we remember changes.
@@ -86,8 +88,6 @@ InitSchema(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, ForgetSchema, (Datum) 0);
 	CacheRegisterSyscacheCallback(SEQRELID, ForgetSchema, (Datum) 0);
 	CacheRegisterRelcacheCallback(ForgetSchemaOfTable, (Datum) 0);
-	RegisterXactCallback(EndTransaction, NULL);
-	RegisterSubXactCallback(EndSubtransaction, NULL);
 	next_post_parse_analyze = post_parse_analyze_hook;
 	post_parse_analyze_hook = CheckParsed;
 }
@@ -242,6 +242,7 @@ LockGigSubscriptions(const GigSchema *schema)
 {
 	LockGigTable(schema, &schema->subscription_table, AccessShareLock);
 	LockGigTable(schema, &schema->secret_table, AccessShareLock);
+	(void) GetOwner(schema);
 }
 
 /*
@@ -463,7 +464,13 @@ BecomeOwner(const GigSchema *schema, Caller *caller)
 	SetUserIdAndSecContext(owner, SecurityContext(owner, caller->user,
 												  caller->security_context));
 	caller->guc_nest_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+	SetOwnersPath();
+}
+
+static void
+SetOwnersPath(void)
+{
+	(void) set_config_option("search_path", OWNERS_PATH, PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
@@ -489,39 +496,37 @@ RefreshGigSchema(const GigSchema *schema)
 }
 
 /*
- * Has a statement checked, whenever it is parsed, to mean our tables, until
- * another one is watched; returns the one that has been.
+ * Has a statement checked, whenever it is parsed, to mean what it should, until
+ * EndWatch(), which an error must not pass by.
  *
  * Nothing keeps a schema from being renamed, not even while its tables are
  * locked, nor somebody else from giving another one the old name then, with
  * tables of his own, which the statement would be about.  What is on those,
  * triggers, policies and views, would run in the owner's name, and some of it
  * as soon as the statement is planned.
+ *
+ * What is on our own tables runs, too, and may have set another search_path.
  */
-GigWatch
-WatchStatement(const char *text)
+void
+BeginWatch(GigWatching *watching, GigWatch watch)
 {
-	return WatchInboxStatement(text, InvalidOid, InvalidOid);
-}
-
-/*
- * The same for a statement on an inbox.
- */
-GigWatch
-WatchInboxStatement(const char *text, Oid inbox, Oid comparison)
-{
-	GigWatch before = watched;
-
-	watched.text = text;
-	watched.table = inbox;
-	watched.comparison = comparison;
-	return before;
+	watching->before = watched;
+	watching->guc_nest_level = 0;
+	if (!OidIsValid(watch.table) &&
+		strcmp(namespace_search_path, OWNERS_PATH) != 0)
+	{
+		watching->guc_nest_level = NewGUCNestLevel();
+		SetOwnersPath();
+	}
+	watched = watch;
 }
 
 void
-RestoreWatch(GigWatch watch)
+EndWatch(const GigWatching *watching)
 {
-	watched = watch;
+	watched = watching->before;
+	if (watching->guc_nest_level > 0)
+		AtEOXact_GUC(true, watching->guc_nest_level);
 }
 
 static void
@@ -537,8 +542,8 @@ CheckParsed(POST_PARSE_PARAMETERS)
 }
 
 /*
- * Tells whether a parsed statement names a table, a function or an operator that
- * it should not.  An inbox's columns may have casts of their own to text.
+ * Tells whether a parsed statement names a table that it should not; raises if
+ * it names such a function or operator.
  */
 static bool
 NamesOthers(Node *node, void *context)
@@ -554,26 +559,41 @@ NamesOthers(Node *node, void *context)
 		return OidIsValid(watched.table) ? entry->relid != watched.table
 										 : !IsOurTable(entry->relid);
 	}
-	if (IsA(node, FuncExpr) && !OidIsValid(watched.table))
-	{
-		Oid function = ((FuncExpr *) node)->funcid;
-
-		if (function >= FirstNormalObjectId &&
-			get_func_namespace(function) != cached_schema.namespace_id)
-			return true;
-	}
-	if (IsA(node, OpExpr))
-	{
-		Oid operator_id = ((OpExpr *) node)->opno;
-
-		if (operator_id >= FirstNormalObjectId &&
-			operator_id != watched.comparison)
-			return true;
-	}
+	if (check_functions_in_node(node, IsOthersFunction, node))
+		return true;
 	if (IsA(node, Query))
 		return query_tree_walker((Query *) node, NamesOthers, context,
 								 QTW_EXAMINE_RTES_BEFORE);
 	return expression_tree_walker(node, NamesOthers, context);
+}
+
+/*
+ * An inbox's columns may have casts of their own to text, and what puts their
+ * type in order.
+ */
+static bool
+IsOthersFunction(Oid function, void *context)
+{
+	const Node *node = context;
+
+	if (function < FirstNormalObjectId)
+		return false;
+	if (OidIsValid(watched.table))
+		return IsA(node, OpExpr) &&
+			   ((const OpExpr *) node)->opno != watched.comparison;
+	if (get_func_namespace(function) == cached_schema.namespace_id)
+		return false;
+	/* it has been taken for ours, by its schema's name */
+	if (IsA(node, FuncExpr) &&
+		((const FuncExpr *) node)->funcformat == COERCE_EXPLICIT_CALL)
+		return true;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("a statement of extension gigs_webhooks would call function %s",
+					format_procedure(function)),
+			 errdetail(
+				 "Only PostgreSQL's own functions and the extension's are called there."),
+			 errhint("The type of a column may have been changed.")));
 }
 
 static bool
@@ -586,23 +606,4 @@ IsOurTable(Oid table)
 	}
 	return table == cached_schema.subscription_table ||
 		   table == cached_schema.secret_table;
-}
-
-/*
- * An error has ended whatever was watched, and its text has gone.
- */
-static void
-EndTransaction(XactEvent event pg_attribute_unused(),
-			   void *arg pg_attribute_unused())
-{
-	watched.text = NULL;
-}
-
-static void
-EndSubtransaction(SubXactEvent event, SubTransactionId id pg_attribute_unused(),
-				  SubTransactionId parent pg_attribute_unused(),
-				  void *arg pg_attribute_unused())
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		watched.text = NULL;
 }

@@ -94,7 +94,7 @@ extern void BecomeOwner(const GigSchema *schema, Caller *caller);
 extern void BecomeCaller(const Caller *caller);
 extern void RefreshGigSchema(const GigSchema *schema);
 
-/* A statement that is watched for meaning the tables that it should. */
+/* What a statement is to mean, whenever it is parsed. */
 typedef struct GigWatch
 {
 	const char *text; /* NULL: none */
@@ -102,9 +102,15 @@ typedef struct GigWatch
 	Oid comparison;	  /* the one operator that need not be PostgreSQL's own */
 } GigWatch;
 
-extern GigWatch WatchStatement(const char *text);
-extern GigWatch WatchInboxStatement(const char *text, Oid inbox, Oid comparison);
-extern void RestoreWatch(GigWatch watch);
+/* What there was before one was watched. */
+typedef struct GigWatching
+{
+	GigWatch before;
+	int guc_nest_level; /* 0: none of its own */
+} GigWatching;
+
+extern void BeginWatch(GigWatching *watching, GigWatch watch);
+extern void EndWatch(const GigWatching *watching);
 
 extern void InitSchema(void);
 
