@@ -13,33 +13,38 @@
 
 #include "access/detoast.h"
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/stratnum.h"
+#include "access/xact.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
+#include "rewrite/prs2lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "encoding.h"
 #include "inbox.h"
 #include "ingest.h"
-#include "schema.h"
+#include "plan.h"
+#include "settings.h"
 
 /* So much of bodies is taken in at once, unless one alone is larger. */
 #define MAX_BATCH_BYTES (MaxAllocSize / 4)
 
-/* So many rows are fetched at once. */
+/* So many rows are fetched, and marked, at once. */
 #define ROWS_AT_A_TIME 1000
 
 /* Where the procedure's arguments name columns. */
@@ -63,6 +68,7 @@ typedef struct Inbox
 	Oid table;
 	const char *name; /* with its schema, quoted */
 	FormData_pg_attribute key;
+	Oid key_type; /* which the key's own may be a domain over */
 	FormData_pg_attribute columns[INBOX_COLUMNS];
 	bool body_is_bytea;
 } Inbox;
@@ -72,6 +78,7 @@ typedef struct Position
 {
 	bool known; /* else from the start, as after a key that is null */
 	Oid type;	/* of the key */
+	bool byval;
 	Datum key;
 } Position;
 
@@ -83,24 +90,35 @@ typedef struct Rows
 	Datum *tables;
 	Datum *places;
 	GigInput *inputs;
-	Size bytes;	   /* of the bodies */
-	List *fetched; /* what the inputs point into */
+	Size bytes; /* of the bodies */
 } Rows;
 
 static void DrainBatch(FunctionCallInfo fcinfo, Position *position,
-					   MemoryContext position_context, int64 *taken,
-					   int64 *rejected);
-static void LookUpInbox(FunctionCallInfo fcinfo, Inbox *inbox);
-static void LookUpColumn(const Inbox *inbox, const char *name,
+					   int64 *taken, int64 *rejected);
+static void ForgetPosition(Position *position);
+static void LookUpInbox(FunctionCallInfo fcinfo, const GigSchema *schema,
+						Inbox *inbox);
+static void CheckInbox(Relation relation);
+static void LookUpColumn(Relation relation, const char *name,
 						 Form_pg_attribute column);
+static void CheckNamedOnce(const Inbox *inbox);
 static Oid FindComparison(Oid type);
+static Portal SelectRows(const Inbox *inbox, int batch, const Position *from);
+static void AppendKeyCondition(StringInfo query, const Inbox *inbox,
+							   Oid comparison);
 static void FetchRows(const Inbox *inbox, int batch, const Position *from,
 					  Position *to, MemoryContext position_context, Rows *rows);
+static void TakePosition(const Inbox *inbox, HeapTuple tuple, TupleDesc tupdesc,
+						 Position *position, MemoryContext position_context);
+static void CheckPlaces(const Rows *rows);
 static void *Grow(void *array, Size size);
 static bool AddInboxRow(const Inbox *inbox, Rows *rows, HeapTuple tuple,
 						TupleDesc tupdesc);
 static int64 MarkRows(const Inbox *inbox, const Rows *rows,
 					  const GigResult *results);
+static void SetMarks(const Inbox *inbox, const Rows *rows,
+					 const GigResult *results, int first, int n,
+					 Arguments *arguments);
 static Datum ColumnArray(Oid type, Datum *values, bool *nulls, int n);
 
 /*
@@ -116,7 +134,6 @@ Datum
 drain_gig_inbox(PG_FUNCTION_ARGS)
 {
 	MemoryContext context = CurrentMemoryContext;
-	MemoryContext batch_context;
 	Position position = {.known = false};
 	int64 drained = 0;
 	int64 rejected = 0;
@@ -145,38 +162,35 @@ drain_gig_inbox(PG_FUNCTION_ARGS)
 	/* what is kept from batch to batch is in SPI's context */
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	batch_context =
-		AllocSetContextCreate(CurrentMemoryContext, "gigs_webhooks drain",
-							  ALLOCSET_DEFAULT_SIZES);
-	for (;;)
+	for (bool first = true;; first = false)
 	{
 		bool from_start = !position.known;
-		MemoryContext spi_context = MemoryContextSwitchTo(batch_context);
-		char *name = NULL;
+		bool may_see_less = first && IsolationUsesXactSnapshot();
+		char *name;
 		int64 taken;
 		int64 bad;
 
 		CHECK_FOR_INTERRUPTS();
-		DrainBatch(fcinfo, &position, spi_context, &taken, &bad);
-		if (taken > 0)
-			name = get_rel_name(PG_GETARG_OID(0));
+		DrainBatch(fcinfo, &position, &taken, &bad);
+		name = taken > 0 ? get_rel_name(PG_GETARG_OID(0)) : NULL;
 		drained += taken;
 		rejected += bad;
 		SPI_commit();
 		SPI_start_transaction();
 		if (name != NULL)
+		{
 			ereport(NOTICE,
 					(errmsg("rows drained from \"%s\": %lld, rejected: %lld",
 							name, (long long) drained, (long long) rejected)));
-		MemoryContextSwitchTo(spi_context);
-		MemoryContextReset(batch_context);
+			pfree(name);
+		}
 
 		/* from the start: others may have given up rows that they had locked */
 		if (taken == 0)
 		{
-			if (from_start)
+			if (from_start && !may_see_less)
 				break;
-			position.known = false;
+			ForgetPosition(&position);
 		}
 	}
 	SPI_finish();
@@ -190,22 +204,32 @@ drain_gig_inbox(PG_FUNCTION_ARGS)
 		heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls));
 }
 
+/*
+ * Takes in a batch.  All that it allocates goes with a connection to SPI of its
+ * own; the position is kept in the caller's context.
+ */
 static void
-DrainBatch(FunctionCallInfo fcinfo, Position *position,
-		   MemoryContext position_context, int64 *taken, int64 *rejected)
+DrainBatch(FunctionCallInfo fcinfo, Position *position, int64 *taken,
+		   int64 *rejected)
 {
+	MemoryContext position_context = CurrentMemoryContext;
+	const GigSchema *schema = GetGigSchema(fcinfo);
 	Inbox inbox;
 	Rows rows = {.n = 0};
 	GigResult *results;
 	Position next = {.known = false};
 
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	/* a snapshot from before the lock might show a table that was rewritten */
+	LookUpInbox(fcinfo, schema, &inbox);
 	/* bodies are fetched outside of any statement */
 	PushActiveSnapshot(GetTransactionSnapshot());
-	LookUpInbox(fcinfo, &inbox);
-	if (position->known && position->type != inbox.key.atttypid)
-		position->known = false;
+	if (position->type != inbox.key_type)
+		ForgetPosition(position);
 	FetchRows(&inbox, PG_GETARG_INT32(1), position, &next, position_context,
 			  &rows);
+	CheckPlaces(&rows);
 
 	results = MemoryContextAllocHuge(CurrentMemoryContext,
 									 Max(rows.n, 1) * sizeof(GigResult));
@@ -213,7 +237,7 @@ DrainBatch(FunctionCallInfo fcinfo, Position *position,
 	*rejected = 0;
 	if (rows.n > 0)
 	{
-		IngestGigInputs(GetGigSchema(fcinfo), rows.inputs, results, rows.n);
+		IngestGigInputs(schema, rows.inputs, results, rows.n);
 		for (int i = 0; i < rows.n; i++)
 		{
 			LogGigRefusal(&results[i].error);
@@ -227,67 +251,118 @@ DrainBatch(FunctionCallInfo fcinfo, Position *position,
 							get_rel_name(inbox.table)),
 					 errhint(
 						 "A trigger or rule of the table may have kept them from being updated.")));
-		if (position->known && !inbox.key.attbyval)
-			pfree(DatumGetPointer(position->key));
+		ForgetPosition(position);
 		*position = next;
 	}
-	for (int i = 0; i < list_length(rows.fetched); i++)
-		SPI_freetuptable((SPITupleTable *) list_nth(rows.fetched, i));
 	PopActiveSnapshot();
+	SPI_finish();
+}
+
+static void
+ForgetPosition(Position *position)
+{
+	if (position->known && !position->byval)
+		pfree(DatumGetPointer(position->key));
+	position->known = false;
 }
 
 /*
  * Locks the table and looks up what it is now.
  */
 static void
-LookUpInbox(FunctionCallInfo fcinfo, Inbox *inbox)
+LookUpInbox(FunctionCallInfo fcinfo, const GigSchema *schema, Inbox *inbox)
 {
-	char relkind;
-	Oid body_type;
+	Relation relation;
 
 	inbox->table = PG_GETARG_OID(0);
-	LockRelationOid(inbox->table, AccessShareLock);
-	relkind = get_rel_relkind(inbox->table);
+	relation = try_relation_open(inbox->table, AccessShareLock);
+	if (relation == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table with OID %u does not exist", inbox->table)));
+	CheckInbox(relation);
+	inbox->name = quote_qualified_identifier(get_namespace_name(
+												 RelationGetNamespace(relation)),
+											 RelationGetRelationName(relation));
+	LookUpColumn(relation, NameStr(*PG_GETARG_NAME(KEY_ARGUMENT)), &inbox->key);
+	inbox->key_type = getBaseType(inbox->key.atttypid);
+	for (int i = 0; i < INBOX_COLUMNS; i++)
+	{
+		Form_pg_attribute column = &inbox->columns[i];
+
+		LookUpColumn(relation, NameStr(*PG_GETARG_NAME(COLUMN_ARGUMENTS + i)),
+					 column);
+		if (!InboxColumnFits(schema, (InboxColumn) i, column))
+			ThrowInboxColumn(psprintf("table \"%s\"",
+									  RelationGetRelationName(relation)),
+							 (InboxColumn) i, column);
+	}
+	CheckNamedOnce(inbox);
+	inbox->body_is_bytea =
+		getBaseType(inbox->columns[INBOX_BODY].atttypid) == BYTEAOID;
+	relation_close(relation, NoLock);
+}
+
+/*
+ * Checks that it is a table whose rows can be marked where they are found.
+ */
+static void
+CheckInbox(Relation relation)
+{
+	char relkind = relation->rd_rel->relkind;
+
 	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a table",
-						DatumGetCString(
-							DirectFunctionCall1(regclassout,
-												ObjectIdGetDatum(inbox->table)))),
+						RelationGetRelationName(relation)),
 				 errdetail("Views have no rows that could be told apart.")));
-	inbox->name =
-		quote_qualified_identifier(get_namespace_name(
-									   get_rel_namespace(inbox->table)),
-								   get_rel_name(inbox->table));
-	LookUpColumn(inbox, NameStr(*PG_GETARG_NAME(KEY_ARGUMENT)), &inbox->key);
-	for (int i = 0; i < INBOX_COLUMNS; i++)
-		LookUpColumn(inbox, NameStr(*PG_GETARG_NAME(COLUMN_ARGUMENTS + i)),
-					 &inbox->columns[i]);
+	for (int i = 0; relation->rd_rules && i < relation->rd_rules->numLocks; i++)
+	{
+		const RewriteRule *rule = relation->rd_rules->rules[i];
 
-	body_type = getBaseType(inbox->columns[INBOX_BODY].atttypid);
-	inbox->body_is_bytea = body_type == BYTEAOID;
-	if (body_type == JSONBOID)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"%s\" of table \"%s\" for the body has type jsonb",
-						NameStr(inbox->columns[INBOX_BODY].attname),
-						get_rel_name(inbox->table)),
-				 errdetail("It does not keep the bytes that were signed.")));
+		if (rule->event == CMD_UPDATE && rule->isInstead)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("table \"%s\" has a rule that replaces updates",
+							RelationGetRelationName(relation)),
+					 errdetail("Its rows could not be marked as drained.")));
+	}
 }
 
 static void
-LookUpColumn(const Inbox *inbox, const char *name, Form_pg_attribute column)
+LookUpColumn(Relation relation, const char *name, Form_pg_attribute column)
 {
-	HeapTuple tuple = SearchSysCacheAttName(inbox->table, name);
+	HeapTuple tuple = SearchSysCacheAttName(RelationGetRelid(relation), name);
 
 	if (!HeapTupleIsValid(tuple) ||
 		((Form_pg_attribute) GETSTRUCT(tuple))->attnum <= 0)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
 						errmsg("column \"%s\" of table \"%s\" does not exist",
-							   name, get_rel_name(inbox->table))));
+							   name, RelationGetRelationName(relation))));
 	memcpy(column, GETSTRUCT(tuple), ATTRIBUTE_FIXED_PART_SIZE);
 	ReleaseSysCache(tuple);
+}
+
+/*
+ * Nothing that is read may be written over.
+ */
+static void
+CheckNamedOnce(const Inbox *inbox)
+{
+	for (int i = INBOX_SIGNATURE; i < INBOX_COLUMNS; i++)
+	{
+		const FormData_pg_attribute *column = &inbox->columns[i];
+		bool twice = i >= INBOX_OUTCOME && column->attnum == inbox->key.attnum;
+
+		for (int j = 0; j < i; j++)
+			twice = twice || column->attnum == inbox->columns[j].attnum;
+		if (twice)
+			ereport(ERROR, (errcode(ERRCODE_DUPLICATE_COLUMN),
+							errmsg("table \"%s\": column \"%s\" is named twice",
+								   get_rel_name(inbox->table),
+								   NameStr(column->attname))));
+	}
 }
 
 /*
@@ -296,7 +371,7 @@ LookUpColumn(const Inbox *inbox, const char *name, Form_pg_attribute column)
 static Oid
 FindComparison(Oid type)
 {
-	Oid opclass = GetDefaultOpClass(getBaseType(type), BTREE_AM_OID);
+	Oid opclass = GetDefaultOpClass(type, BTREE_AM_OID);
 	Oid comparison = InvalidOid;
 
 	if (OidIsValid(opclass))
@@ -315,67 +390,106 @@ FindComparison(Oid type)
 }
 
 /*
+ * Opens a cursor over the next rows, which it locks.  Keys may be null, and the
+ * same in several rows, so rows are told apart by where they lie.
+ */
+static Portal
+SelectRows(const Inbox *inbox, int batch, const Position *from)
+{
+	const char *key_name = quote_identifier(NameStr(inbox->key.attname));
+	GigWatch watch = {.table = inbox->table,
+					  .comparison = FindComparison(inbox->key_type)};
+	Arguments arguments = {.n = 0};
+	StringInfoData query;
+
+	initStringInfo(&query);
+	appendStringInfo(&query, "SELECT i.tableoid, i.ctid, i.%s, i.%s,", key_name,
+					 quote_identifier(
+						 NameStr(inbox->columns[INBOX_BODY].attname)));
+	appendStringInfo(&query, " i.%s FROM %s AS i",
+					 quote_identifier(
+						 NameStr(inbox->columns[INBOX_SIGNATURE].attname)),
+					 inbox->name);
+	appendStringInfo(&query, " WHERE i.%s IS NULL",
+					 quote_identifier(
+						 NameStr(inbox->columns[INBOX_OUTCOME].attname)));
+	AddTypedArgument(&arguments, INT4OID, Int32GetDatum(batch), false);
+	if (from->known)
+	{
+		AppendKeyCondition(&query, inbox, watch.comparison);
+		AddTypedArgument(&arguments, inbox->key_type, from->key, false);
+	}
+	appendStringInfo(&query,
+					 " ORDER BY i.%s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED",
+					 key_name);
+	watch.text = query.data;
+	return OpenWatched(watch, &arguments);
+}
+
+/*
+ * Writes that a key is not before $2, in the order of the column.  Of a domain
+ * an operator of its own, or none, might be found, and of two collations none
+ * would be right.
+ */
+static void
+AppendKeyCondition(StringInfo query, const Inbox *inbox, Oid comparison)
+{
+	const FormData_pg_attribute *key = &inbox->key;
+	HeapTuple tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(comparison));
+	Form_pg_operator operator_form;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for operator %u", comparison);
+	operator_form = (Form_pg_operator) GETSTRUCT(tuple);
+	appendStringInfo(query, " AND i.%s",
+					 quote_identifier(NameStr(key->attname)));
+	if (key->atttypid != inbox->key_type)
+		appendStringInfo(query, "::%s",
+						 format_type_be_qualified(inbox->key_type));
+	appendStringInfo(query, " OPERATOR(%s.%s) $2",
+					 quote_identifier(
+						 get_namespace_name(operator_form->oprnamespace)),
+					 NameStr(operator_form->oprname));
+	ReleaseSysCache(tuple);
+
+	if (OidIsValid(key->attcollation))
+	{
+		Form_pg_collation collation;
+
+		tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(key->attcollation));
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for collation %u",
+				 key->attcollation);
+		collation = (Form_pg_collation) GETSTRUCT(tuple);
+		appendStringInfo(query, " COLLATE %s",
+						 quote_qualified_identifier(get_namespace_name(
+														collation->collnamespace),
+													NameStr(
+														collation->collname)));
+		ReleaseSysCache(tuple);
+	}
+}
+
+/*
  * Locks the next rows and reads them: their latest versions, which somebody may
- * have made meanwhile.  Keys may be null, and the same in several rows, so rows
- * are told apart by where they lie.
+ * have made meanwhile.
  */
 static void
 FetchRows(const Inbox *inbox, int batch, const Position *from, Position *to,
 		  MemoryContext position_context, Rows *rows)
 {
-	const FormData_pg_attribute *key = &inbox->key;
-	const char *key_name = quote_identifier(NameStr(key->attname));
-	Oid comparison = FindComparison(key->atttypid);
-	HeapTuple operator_tuple =
-		SearchSysCache1(OPEROID, ObjectIdGetDatum(comparison));
-	Form_pg_operator operator_form;
-	StringInfoData query;
-	Oid types[2] = {key->atttypid, INT4OID};
-	Datum values[2] = {from->key, Int32GetDatum(batch)};
-	char nulls[2] = {from->known ? ' ' : 'n', ' '};
-	GigWatching watching;
-	Portal cursor;
+	Portal cursor = SelectRows(inbox, batch, from);
 	HeapTuple last = NULL;
 	TupleDesc last_tupdesc = NULL;
 	bool more = true;
 
-	if (!HeapTupleIsValid(operator_tuple))
-		elog(ERROR, "cache lookup failed for operator %u", comparison);
-	operator_form = (Form_pg_operator) GETSTRUCT(operator_tuple);
-	initStringInfo(&query);
-	appendStringInfo(&query,
-					 "SELECT i.tableoid, i.ctid, i.%s, i.%s::pg_catalog.%s,",
-					 key_name,
-					 quote_identifier(
-						 NameStr(inbox->columns[INBOX_BODY].attname)),
-					 inbox->body_is_bytea ? "bytea" : "text");
-	appendStringInfo(&query, " i.%s::pg_catalog.text FROM %s AS i",
-					 quote_identifier(
-						 NameStr(inbox->columns[INBOX_SIGNATURE].attname)),
-					 inbox->name);
-	appendStringInfo(&query,
-					 " WHERE i.%s IS NULL AND ($1 IS NULL OR i.%s OPERATOR(%s.%s) $1)",
-					 quote_identifier(
-						 NameStr(inbox->columns[INBOX_OUTCOME].attname)),
-					 key_name,
-					 quote_identifier(
-						 get_namespace_name(operator_form->oprnamespace)),
-					 NameStr(operator_form->oprname));
-	appendStringInfo(&query, " ORDER BY i.%s LIMIT $2 FOR UPDATE SKIP LOCKED",
-					 key_name);
-	ReleaseSysCache(operator_tuple);
-
-	BeginWatch(&watching, (GigWatch){query.data, inbox->table, comparison});
-	cursor = SPI_cursor_open_with_args(NULL, query.data, 2, types, values,
-									   nulls, false, 0);
-	EndWatch(&watching);
 	while (more)
 	{
 		SPITupleTable *fetched;
 
+		/* what is fetched stays: the inputs point into it */
 		SPI_cursor_fetch(cursor, true, ROWS_AT_A_TIME);
 		fetched = SPI_tuptable;
-		rows->fetched = lappend(rows->fetched, fetched);
 		more = SPI_processed > 0;
 		for (uint64 i = 0; more && i < SPI_processed; i++)
 		{
@@ -388,24 +502,49 @@ FetchRows(const Inbox *inbox, int batch, const Position *from, Position *to,
 		}
 	}
 	SPI_cursor_close(cursor);
-
 	if (last != NULL)
+		TakePosition(inbox, last, last_tupdesc, to, position_context);
+}
+
+static void
+TakePosition(const Inbox *inbox, HeapTuple tuple, TupleDesc tupdesc,
+			 Position *position, MemoryContext position_context)
+{
+	const FormData_pg_attribute *key = &inbox->key;
+	bool isnull;
+	Datum value = SPI_getbinval(tuple, tupdesc, SELECTED_KEY, &isnull);
+	MemoryContext old_context;
+
+	position->known = !isnull;
+	position->type = inbox->key_type;
+	position->byval = key->attbyval;
+	if (isnull)
+		return;
+	if (key->attlen == -1)
+		value = PointerGetDatum(PG_DETOAST_DATUM(value));
+	old_context = MemoryContextSwitchTo(position_context);
+	position->key = datumCopy(value, key->attbyval, key->attlen);
+	MemoryContextSwitchTo(old_context);
+}
+
+/*
+ * Checks that no row is in a partition that is a foreign table.
+ */
+static void
+CheckPlaces(const Rows *rows)
+{
+	for (int i = 0; i < rows->n; i++)
 	{
-		bool isnull;
-		Datum value = SPI_getbinval(last, last_tupdesc, SELECTED_KEY, &isnull);
+		Oid table = DatumGetObjectId(rows->tables[i]);
 
-		to->known = !isnull;
-		to->type = key->atttypid;
-		if (!isnull)
-		{
-			MemoryContext old_context;
-
-			if (key->attlen == -1)
-				value = PointerGetDatum(PG_DETOAST_DATUM(value));
-			old_context = MemoryContextSwitchTo(position_context);
-			to->key = datumCopy(value, key->attbyval, key->attlen);
-			MemoryContextSwitchTo(old_context);
-		}
+		if (i > 0 && table == DatumGetObjectId(rows->tables[i - 1]))
+			continue;
+		if (get_rel_relkind(table) == RELKIND_FOREIGN_TABLE)
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("\"%s\" is a foreign table", get_rel_name(table)),
+					 errdetail(
+						 "Its rows would be marked even if the events failed to be committed.")));
 	}
 }
 
@@ -434,8 +573,8 @@ AddInboxRow(const Inbox *inbox, Rows *rows, HeapTuple tuple, TupleDesc tupdesc)
 		if (rows->n > 0 && rows->bytes + size > MAX_BATCH_BYTES)
 			return false;
 		body = (bytea *) DatumGetPointer(value);
-		if (!inbox->body_is_bytea && GetDatabaseEncoding() != PG_UTF8)
-			body = TextToBody(DatumGetTextPP(value));
+		if (!inbox->body_is_bytea)
+			body = TextToBody((text *) body);
 		rows->bytes += size;
 	}
 
@@ -469,36 +608,16 @@ MarkRows(const Inbox *inbox, const Rows *rows, const GigResult *results)
 {
 	const FormData_pg_attribute *outcome = &inbox->columns[INBOX_OUTCOME];
 	const FormData_pg_attribute *error = &inbox->columns[INBOX_ERROR];
-	Size size = rows->n * sizeof(Datum);
-	Datum *outcomes = MemoryContextAllocHuge(CurrentMemoryContext, size);
-	Datum *errors = MemoryContextAllocHuge(CurrentMemoryContext, size);
-	bool *no_error =
-		MemoryContextAllocHuge(CurrentMemoryContext, rows->n * sizeof(bool));
-	Oid types[4] = {OIDARRAYOID, get_array_type(TIDOID),
-					get_array_type(outcome->atttypid),
-					get_array_type(error->atttypid)};
-	Datum values[4];
+	Arguments arguments = {.types = {OIDARRAYOID, get_array_type(TIDOID),
+									 get_array_type(outcome->atttypid),
+									 get_array_type(error->atttypid)}};
+	GigWatch watch = {.table = inbox->table};
+	MemoryContext chunk_context =
+		AllocSetContextCreate(CurrentMemoryContext, "gigs_webhooks marks",
+							  ALLOCSET_DEFAULT_SIZES);
 	StringInfoData query;
-	GigWatching watching;
+	SPIPlanPtr plan;
 	int64 marked = 0;
-	int result;
-
-	for (int i = 0; i < rows->n; i++)
-	{
-		bool rejected = results[i].outcome == OUTCOME_REJECTED;
-
-		CHECK_FOR_INTERRUPTS();
-		outcomes[i] =
-			OutputDatum((Form_pg_attribute) outcome,
-						pstrdup(gig_outcome_names[results[i].outcome]));
-		no_error[i] = !rejected;
-		errors[i] = ErrorDatum((Form_pg_attribute) error,
-							   rejected ? &results[i].error : NULL);
-	}
-	values[0] = ColumnArray(OIDOID, rows->tables, NULL, rows->n);
-	values[1] = ColumnArray(TIDOID, rows->places, NULL, rows->n);
-	values[2] = ColumnArray(outcome->atttypid, outcomes, NULL, rows->n);
-	values[3] = ColumnArray(error->atttypid, errors, no_error, rows->n);
 
 	/*
 	 * How many rows there are is hidden from the planner: it would read the
@@ -517,22 +636,69 @@ MarkRows(const Inbox *inbox, const Rows *rows, const GigResult *results)
 					 quote_identifier(NameStr(error->attname)));
 	appendStringInfo(&query, " RETURNING i.%s IS NOT NULL",
 					 quote_identifier(NameStr(outcome->attname)));
+	watch.text = query.data;
+	plan = PrepareWatched(watch, 4, arguments.types, 0);
 
-	BeginWatch(&watching, (GigWatch){query.data, inbox->table, InvalidOid});
-	result = SPI_execute_with_args(query.data, 4, types, values, NULL, false, 0);
-	EndWatch(&watching);
-	if (result != SPI_OK_UPDATE_RETURNING)
-		return 0; /* a rule has replaced it */
-	for (uint64 i = 0; i < SPI_processed; i++)
+	for (int first = 0; first < rows->n; first += ROWS_AT_A_TIME)
 	{
-		bool isnull;
+		int n = Min(rows->n - first, ROWS_AT_A_TIME);
+		MemoryContext old_context = MemoryContextSwitchTo(chunk_context);
 
-		if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i],
-									   SPI_tuptable->tupdesc, 1, &isnull)))
-			marked++;
+		CHECK_FOR_INTERRUPTS();
+		SetMarks(inbox, rows, results, first, n, &arguments);
+		MemoryContextSwitchTo(old_context);
+		if (ExecuteWatched(watch, plan, &arguments, false) !=
+			SPI_OK_UPDATE_RETURNING)
+			break; /* a rule has replaced it */
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			bool isnull;
+
+			if (DatumGetBool(GetResult(SPI_tuptable->vals[i],
+									   SPI_tuptable->tupdesc, 1, BOOLOID,
+									   &isnull)))
+				marked++;
+		}
+		SPI_freetuptable(SPI_tuptable);
+		MemoryContextReset(chunk_context);
 	}
-	SPI_freetuptable(SPI_tuptable);
 	return marked;
+}
+
+/*
+ * Makes the arguments for some of the rows.  Arrays of all of them might be
+ * larger than a value may be.
+ */
+static void
+SetMarks(const Inbox *inbox, const Rows *rows, const GigResult *results,
+		 int first, int n, Arguments *arguments)
+{
+	const FormData_pg_attribute *outcome = &inbox->columns[INBOX_OUTCOME];
+	const FormData_pg_attribute *error = &inbox->columns[INBOX_ERROR];
+	Datum outcomes[ROWS_AT_A_TIME];
+	Datum errors[ROWS_AT_A_TIME];
+	bool no_error[ROWS_AT_A_TIME];
+
+	for (int i = 0; i < n; i++)
+	{
+		const GigResult *result = &results[first + i];
+		bool rejected = result->outcome == OUTCOME_REJECTED;
+
+		outcomes[i] = OutputDatum((Form_pg_attribute) outcome,
+								  pstrdup(gig_outcome_names[result->outcome]));
+		no_error[i] = !rejected;
+		errors[i] = ErrorDatum((Form_pg_attribute) error,
+							   rejected ? &result->error : NULL);
+	}
+	arguments->n = 0;
+	AddArgument(arguments, ColumnArray(OIDOID, rows->tables + first, NULL, n),
+				false);
+	AddArgument(arguments, ColumnArray(TIDOID, rows->places + first, NULL, n),
+				false);
+	AddArgument(arguments, ColumnArray(outcome->atttypid, outcomes, NULL, n),
+				false);
+	AddArgument(arguments, ColumnArray(error->atttypid, errors, no_error, n),
+				false);
 }
 
 static Datum

@@ -10,8 +10,8 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "catalog/namespace.h"
-#include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 
@@ -103,21 +103,30 @@ TextToUtf8(text *t, const char *what)
 bytea *
 TextToBody(text *t)
 {
-	const char *s = VARDATA_ANY(t);
-	int len = (int) VARSIZE_ANY_EXHDR(t);
+	Size size = toast_raw_datum_size(PointerGetDatum(t)) - VARHDRSZ;
+	text *fetched;
+	const char *s;
 	int converted;
-	StringInfoData body;
 	char *utf8;
+	size_t utf8_len;
+	bytea *body;
 
-	if (IsUtf8Already() || len / 2 > gig_max_body_size ||
-		len > MAX_CONVERTED_BYTES)
+	if (IsUtf8Already() || size / 2 > (Size) gig_max_body_size ||
+		size > MAX_CONVERTED_BYTES)
 		return (bytea *) t;
-	utf8 = Convert(s, len, &converted);
-	if (converted == len)
-		return (bytea *) cstring_to_text(utf8);
+	fetched = DatumGetTextPP(PointerGetDatum(t));
+	s = VARDATA_ANY(fetched);
+	utf8 = Convert(s, (int) size, &converted);
+	utf8_len = strlen(utf8);
+	body = palloc(VARHDRSZ + utf8_len + 1);
+	memcpy(VARDATA(body), utf8, utf8_len);
+	if (converted < (int) size)
+		VARDATA(body)[utf8_len++] = s[converted];
+	SET_VARSIZE(body, VARHDRSZ + utf8_len);
 
-	initStringInfo(&body);
-	appendStringInfoString(&body, utf8);
-	appendStringInfoChar(&body, s[converted]);
-	return (bytea *) cstring_to_text_with_len(body.data, body.len);
+	/* it is four times as large as the text */
+	pfree(utf8);
+	if (fetched != t)
+		pfree(fetched);
+	return body;
 }

@@ -17,7 +17,10 @@ extern char *ServerToUtf8(char *s, int len);
 /* The UTF-8 bytes of text; raises, without a byte of it, if there are none. */
 extern bytea *TextToUtf8(text *t, const char *what);
 
-/* The same of a webhook's body, but what is wrong with it comes out as such. */
+/*
+ * The same of a webhook's body, perhaps toasted, but what is wrong with it
+ * comes out as such.
+ */
 extern bytea *TextToBody(text *t);
 
 #endif /* GIGS_WEBHOOKS_ENCODING_H */

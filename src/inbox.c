@@ -38,8 +38,8 @@ static const struct
 static void CheckTriggerCall(FunctionCallInfo fcinfo);
 static void FindColumns(const TriggerData *trigger, const GigSchema *schema,
 						AttrNumber *attnums);
-static void CheckColumnType(const TriggerData *trigger, const GigSchema *schema,
-							InboxColumn column, Form_pg_attribute attribute);
+static void CheckColumn(const TriggerData *trigger, const GigSchema *schema,
+						InboxColumn column, Form_pg_attribute attribute);
 static void ReadInput(const TriggerData *trigger, const AttrNumber *attnums,
 					  GigInput *input);
 
@@ -171,8 +171,8 @@ FindColumns(const TriggerData *trigger, const GigSchema *schema,
 									definition->tgname, table, name)));
 			}
 			attnums[column] = (AttrNumber) attnum;
-			CheckColumnType(trigger, schema, (InboxColumn) column,
-							TupleDescAttr(tupdesc, attnum - 1));
+			CheckColumn(trigger, schema, (InboxColumn) column,
+						TupleDescAttr(tupdesc, attnum - 1));
 		}
 		else if (named || inbox_columns[column].is_input)
 			ereport(ERROR,
@@ -186,31 +186,14 @@ FindColumns(const TriggerData *trigger, const GigSchema *schema,
 }
 
 static void
-CheckColumnType(const TriggerData *trigger, const GigSchema *schema,
-				InboxColumn column, Form_pg_attribute attribute)
+CheckColumn(const TriggerData *trigger, const GigSchema *schema,
+			InboxColumn column, Form_pg_attribute attribute)
 {
-	Oid type = getBaseType(attribute->atttypid);
-	bool is_text = type == TEXTOID || type == VARCHAROID;
-	bool fits;
-
-	if (column == INBOX_BODY)
-		fits = is_text || type == BYTEAOID;
-	else if (column == INBOX_OUTCOME)
-		fits = is_text || type == schema->outcome_type;
-	else
-		fits = is_text;
-
-	if (!fits)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" for the %s has type %s",
-						trigger->tg_trigger->tgname,
-						RelationGetRelationName(trigger->tg_relation),
-						NameStr(attribute->attname),
-						inbox_columns[column].default_name,
-						format_type_be(attribute->atttypid)),
-				 errdetail(
-					 "A body is bytea or text, a signature and an error are text, an outcome is text or gig_ingest_outcome.")));
+	if (!InboxColumnFits(schema, column, attribute))
+		ThrowInboxColumn(psprintf("trigger \"%s\" on table \"%s\"",
+								  trigger->tg_trigger->tgname,
+								  RelationGetRelationName(trigger->tg_relation)),
+						 column, attribute);
 	if (attribute->attgenerated != '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
@@ -221,6 +204,47 @@ CheckColumnType(const TriggerData *trigger, const GigSchema *schema,
 						inbox_columns[column].default_name),
 				 errdetail(
 					 "Generated columns are computed after BEFORE triggers.")));
+}
+
+/*
+ * Tells whether a column's type does.  A body is to be kept byte by byte, as
+ * char(n) and jsonb don't.
+ */
+bool
+InboxColumnFits(const GigSchema *schema, InboxColumn column,
+				Form_pg_attribute attribute)
+{
+	Oid type = getBaseType(attribute->atttypid);
+
+	if (type == TEXTOID || type == VARCHAROID)
+		return true;
+	switch (column)
+	{
+		case INBOX_BODY:
+			return type == BYTEAOID;
+		case INBOX_OUTCOME:
+			return type == schema->outcome_type;
+		case INBOX_ERROR:
+			return type == BPCHAROID;
+		case INBOX_SIGNATURE:
+			break;
+	}
+	return false;
+}
+
+void
+ThrowInboxColumn(const char *where, InboxColumn column,
+				 Form_pg_attribute attribute)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("%s: column \"%s\" for the %s has type %s", where,
+					NameStr(attribute->attname),
+					inbox_columns[column].default_name,
+					format_type_be(attribute->atttypid)),
+			 errdetail(
+				 "A body is bytea or text, a signature and an error are text, an outcome is text or gig_ingest_outcome.")));
+	pg_unreachable();
 }
 
 static void
@@ -239,7 +263,7 @@ ReadInput(const TriggerData *trigger, const AttrNumber *attnums, GigInput *input
 		if (getBaseType(type) == BYTEAOID)
 			input->body = (bytea *) DatumGetPointer(value);
 		else
-			input->body = TextToBody(DatumGetTextPP(value));
+			input->body = TextToBody((text *) DatumGetPointer(value));
 	}
 
 	value = heap_getattr(row, attnums[INBOX_SIGNATURE], tupdesc, &isnull);

@@ -10,7 +10,9 @@
 
 #include "catalog/pg_attribute.h"
 
+#include "compat.h"
 #include "error.h"
+#include "schema.h"
 
 /* The columns, in the order in which the trigger and the drain are told them. */
 typedef enum InboxColumn
@@ -23,6 +25,10 @@ typedef enum InboxColumn
 
 #define INBOX_COLUMNS (INBOX_ERROR + 1)
 
+extern bool InboxColumnFits(const GigSchema *schema, InboxColumn column,
+							Form_pg_attribute attribute);
+pg_noreturn extern void ThrowInboxColumn(const char *where, InboxColumn column,
+										 Form_pg_attribute attribute);
 extern Datum ErrorDatum(Form_pg_attribute attribute, const GigError *error);
 extern Datum OutputDatum(Form_pg_attribute attribute, char *value);
 

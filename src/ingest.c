@@ -9,6 +9,7 @@
 
 #include "access/detoast.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -16,6 +17,7 @@
 #include "compat.h"
 #include "ingest.h"
 #include "settings.h"
+#include "signature.h"
 #include "subscription.h"
 
 static bool ReceiveBody(const GigInput *input, bytea **body, GigError *error);
@@ -95,6 +97,24 @@ IngestGigInputs(const GigSchema *schema, const GigInput *inputs,
 		result->kind = items[i]->event.kind;
 		result->account_id = items[i]->event.account_id;
 		result->event_id = items[i]->event_id;
+	}
+}
+
+/*
+ * Takes over a signature, a text that is not null.  One that is too long is not
+ * even fetched: a gigabyte would be, just to be refused.
+ */
+void
+SetGigSignature(GigInput *input, Datum value)
+{
+	input->signature = "";
+	input->signature_len = 0;
+	if (toast_raw_datum_size(value) - VARHDRSZ <= SIGNATURE_HEX_LEN)
+	{
+		text *signature = DatumGetTextPP(value);
+
+		input->signature = VARDATA_ANY(signature);
+		input->signature_len = VARSIZE_ANY_EXHDR(signature);
 	}
 }
 

@@ -19,16 +19,6 @@ typedef struct GigInput
 	size_t signature_len;
 } GigInput;
 
-/* Takes over the signature, a text that is not null. */
-static inline void
-SetGigSignature(GigInput *input, Datum value)
-{
-	text *signature = DatumGetTextPP(value);
-
-	input->signature = VARDATA_ANY(signature);
-	input->signature_len = VARSIZE_ANY_EXHDR(signature);
-}
-
 /* What became of it. */
 typedef struct GigResult
 {
@@ -42,6 +32,7 @@ typedef struct GigResult
 
 extern void IngestGigInputs(const GigSchema *schema, const GigInput *inputs,
 							GigResult *results, int n);
+extern void SetGigSignature(GigInput *input, Datum value);
 extern bool CheckGigBodySize(const bytea *body, GigError *error);
 extern void LogGigRefusal(const GigError *error);
 

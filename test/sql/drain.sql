@@ -144,6 +144,57 @@ CALL gigs.drain_gig_inbox('dated', 4, 'at');
 DROP TABLE dated;
 DROP FUNCTION keep();
 
+-- Columns are those that the trigger would take, and what is read is not written over
+CREATE TABLE strict (id int, body text, signature text, outcome text, error text, status text[], padded char(400), document json, note text);
+CALL gigs.drain_gig_inbox('strict', error => 'body');
+CALL gigs.drain_gig_inbox('strict', error => 'signature');
+CALL gigs.drain_gig_inbox('strict', outcome => 'error');
+CALL gigs.drain_gig_inbox('strict', signature => 'body');
+CALL gigs.drain_gig_inbox('strict', key => 'note', outcome => 'note');
+CALL gigs.drain_gig_inbox('strict', key => 'note', error => 'note');
+CALL gigs.drain_gig_inbox('strict', outcome => 'status');
+CALL gigs.drain_gig_inbox('strict', error => 'status');
+CALL gigs.drain_gig_inbox('strict', body => 'padded');
+CALL gigs.drain_gig_inbox('strict', body => 'document');
+CALL gigs.drain_gig_inbox('strict', signature => 'id');
+-- ... with any key that there is an order of
+INSERT INTO strict (id, body, signature) SELECT n, pg_temp.body(500 + n), gigs.sign_gig_event(pg_temp.body(500 + n), 's3cret') FROM generate_series(1, 5) AS n;
+SET client_min_messages = warning;
+CALL gigs.drain_gig_inbox('strict', 2, 'body');
+CREATE TYPE urgency AS ENUM ('high', 'low');
+CREATE DOMAIN urgent AS urgency;
+ALTER TABLE strict ADD urgent urgent, ADD place name COLLATE "POSIX";
+UPDATE strict SET outcome = NULL, urgent = (CASE WHEN id % 2 = 0 THEN 'high' ELSE 'low' END)::urgency, place = 'place ' || id;
+CALL gigs.drain_gig_inbox('strict', 2, 'urgent');
+UPDATE strict SET outcome = NULL;
+CALL gigs.drain_gig_inbox('strict', 2, 'place');
+CREATE DOMAIN in_c AS text COLLATE "C";
+ALTER TABLE strict ALTER note TYPE in_c COLLATE "POSIX";
+UPDATE strict SET outcome = NULL, note = 'note ' || id;
+CALL gigs.drain_gig_inbox('strict', 2, 'note');
+-- ... even if somebody has given the domain operators of his own
+CREATE FUNCTION never(in_c, in_c) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE 'called'; END $$;
+CREATE OPERATOR public.>= (LEFTARG = in_c, RIGHTARG = in_c, FUNCTION = never);
+UPDATE strict SET outcome = NULL;
+CALL gigs.drain_gig_inbox('strict', 2, 'note');
+SELECT outcome, count(*) FROM strict GROUP BY 1;
+DROP OPERATOR public.>= (in_c, in_c);
+DROP FUNCTION never(in_c, in_c);
+-- ... but not where updates are replaced
+CREATE RULE instead AS ON UPDATE TO strict DO INSTEAD NOTHING;
+CALL gigs.drain_gig_inbox('strict');
+DROP TABLE strict;
+DROP DOMAIN in_c, urgent;
+DROP TYPE urgency;
+RESET client_min_messages;
+
+-- A signature that is too long is not read
+CREATE TABLE signed (id int, body text, signature text, outcome text, error text);
+INSERT INTO signed VALUES (1, pg_temp.body(600), repeat('0', 1000000)), (2, pg_temp.body(601), gigs.sign_gig_event(pg_temp.body(601), 's3cret'));
+CALL gigs.drain_gig_inbox('signed');
+SELECT id, outcome, error FROM signed ORDER BY id;
+DROP TABLE signed;
+
 -- It is for those it is granted to, and their rights on the table are theirs
 CREATE ROLE regress_gig_worker;
 GRANT USAGE ON SCHEMA gigs TO regress_gig_worker;

@@ -205,5 +205,46 @@ for my $feed (@feeds)
 		$contexts, $figures[1][2], $own);
 }
 
+# A drain, batch by batch: its last ones leave no more than its first.
+my $in_long = $ENV{GIGS_LONG} ? 40 : 1;
+(my $measured = $measure) =~ s/;$//;
+$node->safe_psql(
+	'postgres', qq{
+	CREATE TABLE backlog (id int PRIMARY KEY, body text, signature text, outcome text, error text);
+	CREATE TABLE batch (n bigint GENERATED ALWAYS AS IDENTITY, bytes bigint, contexts bigint, own bigint);
+	CREATE FUNCTION measure() RETURNS trigger LANGUAGE plpgsql AS \$\$
+	BEGIN
+		INSERT INTO batch (bytes, contexts, own) $measured;
+		RETURN NULL;
+	END \$\$;
+	CREATE TRIGGER measure AFTER UPDATE ON backlog EXECUTE FUNCTION measure();
+	INSERT INTO backlog
+	SELECT n, CASE WHEN n % 3 = 0 THEN 'bad' ELSE good(10000000 + n) END || repeat(' ', 20000)
+	FROM generate_series(1, 1000 * $in_long) AS n;
+});
+is($node->safe_psql('postgres', "CALL gigs.drain_gig_inbox('backlog', 10)"),
+	join('|', 1000 * $in_long, int(1000 * $in_long / 3)),
+	'a drain: as expected');
+my ($batches, $bytes, $contexts, $own) = split /\|/, $node->safe_psql(
+	'postgres', q{
+	SELECT count(*), max(bytes) FILTER (WHERE last) - max(bytes) FILTER (WHERE NOT last),
+		max(contexts) FILTER (WHERE last) - max(contexts) FILTER (WHERE NOT last),
+		max(own) FILTER (WHERE last) - max(own) FILTER (WHERE NOT last)
+	FROM (SELECT *, n > max(n) OVER () * 0.8 AS last FROM batch) AS b
+	WHERE last OR n BETWEEN 10 AND 20});
+is($batches, 20 * $in_long + 11, '... in all its batches');
+cmp_ok($bytes, '<', 65536, 'a drain: nothing left in memory contexts');
+cmp_ok($contexts, '<=', 0, 'a drain: no memory contexts left');
+cmp_ok($own, '<', 131072, 'a drain: nothing left in memory of its own');
+
+# Reasons that together are more than fits into a value.
+if ($ENV{GIGS_LONG})
+{
+	$node->safe_psql('postgres', q{
+		CREATE TABLE wide (id int, body text, signature text, outcome text, error char(150000));
+		INSERT INTO wide SELECT n, 'junk' FROM generate_series(1, 8000) AS n});
+	is($node->safe_psql('postgres', q{CALL gigs.drain_gig_inbox('wide')}), '8000|8000', 'many long reasons');
+}
+
 $node->stop;
 done_testing();

@@ -301,7 +301,7 @@ sub account
 
 SKIP:
 {
-	skip 'postgres_fdw is not there', 5 if !installed('postgres_fdw');
+	skip 'postgres_fdw is not there', 7 if !installed('postgres_fdw');
 	$node->safe_psql('postgres', 'CREATE DATABASE elsewhere');
 	$node->safe_psql('elsewhere', 'CREATE TABLE hook (body text, signature text, outcome text, error text, id int CHECK (id <> 3))');
 	query(sprintf q{
@@ -320,6 +320,15 @@ SKIP:
 	is(account(), '1|1', '... and its event here');
 	query("INSERT INTO public.hook (id, body) SELECT 10 + i, replace('" . unsigned(1) . "', 'count\":1', 'count\":' || i) FROM generate_series(4, 6) AS i");
 	is(account(), '6|4', 'many rows are, too');
+
+	# Over there a transaction is committed before it is here.
+	$node->safe_psql('elsewhere', 'CREATE TABLE part (LIKE hook)');
+	query('CREATE TABLE public.parts (body text, signature text, outcome text, error text, id int) PARTITION BY LIST (id);
+		CREATE TABLE public.here PARTITION OF public.parts FOR VALUES IN (1);
+		CREATE FOREIGN TABLE public.there PARTITION OF public.parts FOR VALUES IN (2) SERVER elsewhere OPTIONS (table_name \'part\')');
+	query("INSERT INTO public.parts (id, body) SELECT i, replace('" . unsigned(1) . "', 'count\":1', 'count\":5' || i) FROM generate_series(1, 2) AS i");
+	like(attempt("CALL drain_gig_inbox('public.parts', 1)"), qr/"there" is a foreign table/, 'a foreign partition is not drained');
+	is(query('SELECT id, outcome FROM public.parts ORDER BY id') . account(), "1|applied\n2|51|5", '... but what is here is');
 }
 
 SKIP:
