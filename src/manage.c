@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/rel.h"
 
@@ -36,8 +37,10 @@ static void AddTextArgument(Arguments *arguments, FunctionCallInfo fcinfo,
 static void InsertSecret(const GigSchema *schema, FunctionCallInfo fcinfo,
 						 int name, int secret);
 static void ForgetSecrets(const GigSchema *schema, Datum name);
-static uint64 WriteSecrets(const GigSchema *schema, const char *format,
-						   Arguments *arguments, int expected);
+static uint64 UseSecrets(const GigSchema *schema, const char *format,
+						 Arguments *arguments, bool read_only, int expected);
+static void HidePlans(void);
+static bool MayBeTold(int sqlerrcode);
 static void ThrowUnknown(FunctionCallInfo fcinfo, int argno);
 static Datum NameOf(const TriggerData *trigger, HeapTuple row);
 
@@ -124,11 +127,11 @@ add_gig_secret(PG_FUNCTION_ARGS)
 
 	AddTextArgument(&both, fcinfo, 0);
 	AddTextArgument(&both, fcinfo, 1);
-	if (RunStatement(schema,
-					 "SELECT FROM %1$s.gig_subscription_secret"
-					 " WHERE name = $1 AND secret = $2"
-					 " AND coalesce(retired_at, 'infinity') > clock_timestamp()",
-					 &both, false, SPI_OK_SELECT) > 0)
+	if (UseSecrets(schema,
+				   "SELECT FROM %1$s.gig_subscription_secret"
+				   " WHERE name = $1 AND secret = $2"
+				   " AND coalesce(retired_at, 'infinity') > clock_timestamp()",
+				   &both, false, SPI_OK_SELECT) > 0)
 		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
 						errmsg("subscription \"%s\" has this secret already",
 							   TextDatumGetCString(PG_GETARG_DATUM(0)))));
@@ -165,11 +168,11 @@ retire_gig_secret(PG_FUNCTION_ARGS)
 	AddTextArgument(&all, fcinfo, 0);
 	AddTextArgument(&all, fcinfo, 1);
 	AddTypedArgument(&all, TIMESTAMPTZOID, PG_GETARG_DATUM(2), false);
-	if (WriteSecrets(schema,
-					 "UPDATE %1$s.gig_subscription_secret SET retired_at = $3"
-					 " WHERE name = $1 AND secret = $2"
-					 " AND coalesce(retired_at, 'infinity') > clock_timestamp()",
-					 &all, SPI_OK_UPDATE) == 0)
+	if (UseSecrets(schema,
+				   "UPDATE %1$s.gig_subscription_secret SET retired_at = $3"
+				   " WHERE name = $1 AND secret = $2"
+				   " AND coalesce(retired_at, 'infinity') > clock_timestamp()",
+				   &all, false, SPI_OK_UPDATE) == 0)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
 						errmsg("subscription \"%s\" has no such valid secret",
 							   TextDatumGetCString(PG_GETARG_DATUM(0)))));
@@ -215,23 +218,23 @@ gig_subscription_request(PG_FUNCTION_ARGS)
 	bool isnull;
 
 	AddTextArgument(&arguments, fcinfo, 0);
-	if (RunStatement(schema,
-					 "SELECT jsonb_build_object("
-					 "'events', CASE WHEN s.events = ARRAY['*']"
-					 " THEN to_jsonb('*'::text) ELSE to_jsonb(s.events) END,"
-					 " 'name', s.name, 'url', s.url)"
-					 " || coalesce((SELECT jsonb_build_object('secret', k.secret)"
-					 " FROM %1$s.gig_subscription_secret AS k"
-					 " WHERE k.name = s.name"
-					 " AND coalesce(k.retired_at, 'infinity') > clock_timestamp()"
-					 " ORDER BY k.created_at DESC LIMIT 1), '{}')"
-					 " || CASE WHEN s.config IS NULL THEN '{}'"
-					 " ELSE jsonb_build_object('config', s.config) END"
-					 " FROM %1$s.gig_subscription AS s WHERE s.name = $1",
-					 &arguments, true, SPI_OK_SELECT) == 0)
+	if (UseSecrets(schema,
+				   "SELECT jsonb_build_object("
+				   "'events', CASE WHEN s.events = ARRAY['*']"
+				   " THEN to_jsonb('*'::text) ELSE to_jsonb(s.events) END,"
+				   " 'name', s.name, 'url', s.url)"
+				   " || coalesce((SELECT jsonb_build_object('secret', k.secret)"
+				   " FROM %1$s.gig_subscription_secret AS k"
+				   " WHERE k.name = s.name"
+				   " AND coalesce(k.retired_at, 'infinity') > clock_timestamp()"
+				   " ORDER BY k.created_at DESC LIMIT 1), '{}')"
+				   " || CASE WHEN s.config IS NULL THEN '{}'"
+				   " ELSE jsonb_build_object('config', s.config) END"
+				   " FROM %1$s.gig_subscription AS s WHERE s.name = $1",
+				   &arguments, true, SPI_OK_SELECT) == 0)
 		ThrowUnknown(fcinfo, 0);
-	request =
-		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	request = GetResult(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+						JSONBOID, &isnull);
 	request = SPI_datumTransfer(request, false, -1);
 	DisconnectAsCaller(&caller);
 	return request;
@@ -258,9 +261,13 @@ gig_subscription_cascade(PG_FUNCTION_ARGS)
 				 errmsg("function \"%s\" was not called by trigger manager",
 						"gig_subscription_cascade")));
 	schema = BeginManaging(fcinfo, &caller);
+	if (RelationGetRelid(trigger->tg_relation) != schema->subscription_table)
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("\"%s\" is not the table of subscriptions",
+							   RelationGetRelationName(trigger->tg_relation))));
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
-		WriteSecrets(schema, "DELETE FROM %1$s.gig_subscription_secret",
-					 &arguments, SPI_OK_DELETE);
+		UseSecrets(schema, "DELETE FROM %1$s.gig_subscription_secret",
+				   &arguments, false, SPI_OK_DELETE);
 	else if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
 		ForgetSecrets(schema, NameOf(trigger, trigger->tg_trigtuple));
 	else if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
@@ -274,9 +281,9 @@ gig_subscription_cascade(PG_FUNCTION_ARGS)
 			ForgetSecrets(schema, new_name);
 		AddTypedArgument(&arguments, TEXTOID, old_name, false);
 		AddTypedArgument(&arguments, TEXTOID, new_name, false);
-		WriteSecrets(schema,
-					 "UPDATE %1$s.gig_subscription_secret SET name = $2 WHERE name = $1",
-					 &arguments, SPI_OK_UPDATE);
+		UseSecrets(schema,
+				   "UPDATE %1$s.gig_subscription_secret SET name = $2 WHERE name = $1",
+				   &arguments, false, SPI_OK_UPDATE);
 	}
 	DisconnectAsCaller(&caller);
 	return PointerGetDatum(NULL);
@@ -366,6 +373,11 @@ CheckEvents(FunctionCallInfo fcinfo, int argno)
 	bool *nulls = NULL;
 	int n = 0;
 
+	if (!PG_ARGISNULL(argno) && ARR_NDIM(PG_GETARG_ARRAYTYPE_P(argno)) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg(
+					 "subscription events must be an array of one dimension")));
 	if (!PG_ARGISNULL(argno))
 		deconstruct_array(PG_GETARG_ARRAYTYPE_P(argno), TEXTOID, -1, false,
 						  TYPALIGN_INT, &events, &nulls, &n);
@@ -399,12 +411,12 @@ InsertSecret(const GigSchema *schema, FunctionCallInfo fcinfo, int name,
 
 	AddTextArgument(&arguments, fcinfo, name);
 	AddTextArgument(&arguments, fcinfo, secret);
-	WriteSecrets(schema,
-				 "INSERT INTO %1$s.gig_subscription_secret (name, secret, created_at)"
-				 " SELECT $1, $2, greatest(clock_timestamp(),"
-				 " max(k.created_at) + interval '1 microsecond')"
-				 " FROM %1$s.gig_subscription_secret AS k WHERE k.name = $1",
-				 &arguments, SPI_OK_INSERT);
+	UseSecrets(schema,
+			   "INSERT INTO %1$s.gig_subscription_secret (name, secret, created_at)"
+			   " SELECT $1, $2, greatest(clock_timestamp(),"
+			   " max(k.created_at) + interval '1 microsecond')"
+			   " FROM %1$s.gig_subscription_secret AS k WHERE k.name = $1",
+			   &arguments, false, SPI_OK_INSERT);
 }
 
 static void
@@ -413,26 +425,31 @@ ForgetSecrets(const GigSchema *schema, Datum name)
 	Arguments arguments = {.n = 0};
 
 	AddTypedArgument(&arguments, TEXTOID, name, false);
-	WriteSecrets(schema,
-				 "DELETE FROM %1$s.gig_subscription_secret WHERE name = $1",
-				 &arguments, SPI_OK_DELETE);
+	UseSecrets(schema,
+			   "DELETE FROM %1$s.gig_subscription_secret WHERE name = $1",
+			   &arguments, false, SPI_OK_DELETE);
 }
 
 /*
- * Runs a statement on the secrets.  The detail of a violated constraint would
- * show the row, and so the secret; an expression that fails shows what it was
- * given in its message.
+ * Runs a statement on the secrets, whose plan shows none.
+ *
+ * What the owner has put on their table, a constraint or a policy, fails with
+ * what it was given in the message, mostly, and PostgreSQL shows the row that a
+ * constraint refuses.
  */
 static uint64
-WriteSecrets(const GigSchema *schema, const char *format, Arguments *arguments,
-			 int expected)
+UseSecrets(const GigSchema *schema, const char *format, Arguments *arguments,
+		   bool read_only, int expected)
 {
 	MemoryContext context = CurrentMemoryContext;
+	int guc_nest_level = NewGUCNestLevel();
 	volatile uint64 nrows = 0;
 
+	HidePlans();
 	PG_TRY();
 	{
-		nrows = RunStatement(schema, format, arguments, false, expected);
+		nrows =
+			RunGenericStatement(schema, format, arguments, read_only, expected);
 	}
 	PG_CATCH();
 	{
@@ -441,15 +458,58 @@ WriteSecrets(const GigSchema *schema, const char *format, Arguments *arguments,
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
-		error->detail = NULL;
-		error->detail_log = NULL;
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_DATA_EXCEPTION)
+		if (!MayBeTold(error->sqlerrcode))
+		{
 			error->message =
 				pstrdup("secret is refused by what is on its table");
+			error->hint = NULL;
+		}
+		error->detail = NULL;
+		error->detail_log = NULL;
+		error->context = NULL;
+		error->internalquery = NULL;
 		ReThrowError(error);
 	}
 	PG_END_TRY();
+	AtEOXact_GUC(true, guc_nest_level);
 	return nrows;
+}
+
+/*
+ * Has auto_explain, where it is loaded, not log what runs on secrets, with its
+ * parameters and those of the owner's triggers.
+ */
+static void
+HidePlans(void)
+{
+	const char *setting = "auto_explain.log_min_duration";
+
+	if (GetConfigOption(setting, true, false) != NULL)
+		(void) set_config_option(setting, "-1", PGC_SUSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Tells whether an error's message is one that shows no value: PostgreSQL's
+ * own, or one that somebody has worded for whoever gets it.
+ */
+static bool
+MayBeTold(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_TO_CATEGORY(ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION):
+		case ERRCODE_TO_CATEGORY(ERRCODE_READ_ONLY_SQL_TRANSACTION):
+		case ERRCODE_TO_CATEGORY(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION):
+		case ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE):
+		case ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES):
+		case ERRCODE_TO_CATEGORY(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE):
+		case ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION):
+		case ERRCODE_TO_CATEGORY(ERRCODE_RAISE_EXCEPTION):
+			return true;
+		default:
+			return sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE;
+	}
 }
 
 static void

@@ -584,6 +584,39 @@ DROP INDEX gigs.once;
 CREATE INDEX once ON gigs.gig_subscription_secret ((CASE WHEN name = 'indexed' THEN secret::int END));
 SELECT test.shown('create_gig_subscription(''indexed'', ''u'', $1)');
 DROP INDEX gigs.once;
+-- ... whatever class of error it is
+ALTER TABLE gigs.gig_subscription_secret ADD CONSTRAINT odd CHECK (secret::regrole IS NOT NULL) NOT VALID;
+SELECT test.shown('add_gig_secret(''other'', $1)');
+ALTER TABLE gigs.gig_subscription_secret DROP CONSTRAINT odd, ADD CONSTRAINT odd CHECK (to_tsquery('simple', secret) IS NOT NULL) NOT VALID;
+SELECT test.shown('add_gig_secret(''other'', $1)');
+ALTER TABLE gigs.gig_subscription_secret DROP CONSTRAINT odd;
+CREATE FUNCTION test.quote() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('SELECT %L::int', new.secret);
+	RETURN new;
+END
+$$;
+CREATE TRIGGER quote BEFORE INSERT ON gigs.gig_subscription_secret FOR EACH ROW EXECUTE FUNCTION test.quote();
+SELECT test.shown('add_gig_secret(''other'', $1)');
+CREATE OR REPLACE FUNCTION test.quote() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE 'secrets are made in the vault';
+END
+$$;
+SELECT test.shown('add_gig_secret(''other'', $1)');
+DROP TRIGGER quote ON gigs.gig_subscription_secret;
+DROP FUNCTION test.quote();
+-- ... nor where secrets are only read
+BEGIN;
+SELECT format('ALTER TABLE gigs.%I OWNER TO regress_attack_owner', c.relname) FROM pg_class AS c WHERE c.relnamespace = 'gigs'::regnamespace AND c.relkind = 'r' ORDER BY c.relname COLLATE "C" \gexec
+SELECT gigs.create_gig_subscription('read', 'u', 'visible s3cret');
+CREATE POLICY odd ON gigs.gig_subscription_secret USING (secret::int > 0);
+ALTER TABLE gigs.gig_subscription_secret ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+SELECT test.shown('gig_subscription_request(''read'')');
+SELECT test.shown('add_gig_secret(''read'', $1)');
+SELECT test.shown('retire_gig_secret(''read'', $1)');
+SELECT test.shown('drop_gig_subscription(''read'')');
+ROLLBACK;
 -- ... nor is there one in what may be granted to read, whatever looks into it
 GRANT SELECT ON gigs.gig_event_history, gigs.gig_sync_status, gigs.gig_user_sync, gigs.gig_sync_summary TO regress_attack_receiver;
 SET ROLE regress_attack_receiver;

@@ -226,6 +226,8 @@ SELECT count(*) AS each_only_its_own FROM secret AS a, secret AS b WHERE a.id <>
 SELECT count("Webhooks".retire_gig_secret('any ' || id, secret)) FROM secret;
 SELECT DISTINCT pg_temp.ingest('any ' || id, secret) FROM secret;
 
+SELECT "Webhooks".create_gig_subscription('nested', 'https://example.com/', events => '{{gigs.added,gigs.removed}}');
+
 -- What to POST for it
 SELECT "Webhooks".create_gig_subscription('request 1', 'https://example.com/1');
 SELECT "Webhooks".create_gig_subscription('request 2', 'https://example.com/2', 's3cret');
@@ -235,6 +237,13 @@ SELECT "Webhooks".create_gig_subscription('request "5" ü', 'https://example.com
 SELECT "Webhooks".gig_subscription_request(name) FROM "Webhooks".gig_subscription WHERE name LIKE 'request%' ORDER BY name COLLATE "C";
 -- ... those that come for it bear its name
 SELECT pg_temp.ingest('request 3', NULL), pg_temp.ingest('request "5" ü', NULL);
+
+-- Whoever may use its function as a trigger can't have secrets go with another table
+CREATE TEMP TABLE names AS SELECT 'request 2'::text AS name;
+CREATE TRIGGER cascade AFTER DELETE ON names FOR EACH ROW EXECUTE FUNCTION "Webhooks".gig_subscription_cascade();
+DELETE FROM names;
+DROP TABLE names;
+SELECT count(*) FROM "Webhooks".gig_subscription_secret WHERE name = 'request 2';
 
 -- A dropped subscription's secrets are gone, what it brought stays
 SELECT count(*) > 0 AS some FROM "Webhooks".gig_event_log WHERE name = 'request 3';

@@ -253,7 +253,7 @@ is((sort { $b <=> $a } map { length } grep { /No subscription is named|unsupport
 # Statistics of statements: constants are replaced, also in our own
 SKIP:
 {
-	skip 'pg_stat_statements is not there', 2 if !installed('pg_stat_statements');
+	skip 'pg_stat_statements is not there', 5 if !installed('pg_stat_statements');
 	$node->append_conf('postgresql.conf',
 		"shared_preload_libraries = 'pg_stat_statements'\npg_stat_statements.track = all\n");
 	$node->restart;
@@ -265,6 +265,35 @@ SKIP:
 		'>=', 3, 'statements on secrets are in pg_stat_statements');
 	unlike(query('SELECT query FROM public.pg_stat_statements'),
 		qr/3f9c1b7e/, '... without the secrets');
+
+	# Plans of statements within functions are logged with their constants, and
+	# since PostgreSQL 16 with their parameters.
+	skip 'auto_explain is not there', 3
+	  if $node->psql('postgres', q{LOAD 'auto_explain'}) != 0;
+	query("CREATE TABLE public.given AS SELECT '$name'::text AS name, '$secrets{third}'::text AS secret");
+	query(q{
+		CREATE TABLE public.audit (secret text);
+		CREATE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			INSERT INTO public.audit SELECT new.secret WHERE new.secret <> '';
+			RETURN NULL;
+		END $$;
+		CREATE TRIGGER audit AFTER INSERT OR UPDATE ON gig_subscription_secret FOR EACH ROW EXECUTE FUNCTION public.audit()});
+	my $from = -s $node->logfile;
+	query(q{
+		LOAD 'auto_explain';
+		SET auto_explain.log_min_duration = 0;
+		SET auto_explain.log_nested_statements = on;
+		SET auto_explain.log_analyze = on;
+		SET auto_explain.log_verbose = on;
+		SELECT add_gig_secret(name, secret) FROM public.given;
+		SELECT gig_subscription_request(name) FROM public.given;
+		SELECT retire_gig_secret(name, secret) FROM public.given});
+	my $explained = substr slurp_file($node->logfile), $from;
+	is(query('SELECT count(*) FROM public.audit'), 2, 'a trigger has seen secrets');
+	like($explained, qr/UPDATE gigs.gig_subscription SET/, 'plans are logged');
+	unlike($explained, qr/3f9c1b7e/, '... without the secrets');
+	query('DROP TRIGGER audit ON gig_subscription_secret; DROP FUNCTION public.audit(); DROP TABLE public.audit, public.given');
 }
 
 # A dump is for who may read the tables.
