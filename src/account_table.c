@@ -134,15 +134,29 @@ FindAccounts(GigDirect *direct, GigAccount *accounts, int naccounts)
 }
 
 /*
- * Notes that accounts have been read and will be written back, which has to end
- * with LetGoAccounts(), even in an error.
+ * Notes that accounts are read and will be written back, which has to end with
+ * LetGoAccounts(), even in an error.
  *
  * What is on our tables may call us again meanwhile, and for other accounts it
  * may, and for these, too, once they are written.  But what it did to them
  * before would be written over.
  */
 void
-HoldAccounts(GigHold *hold, const GigAccount *accounts, int naccounts)
+HoldAccounts(GigHold *hold, GigAccount *accounts, int naccounts)
+{
+	hold->accounts = accounts;
+	hold->naccounts = naccounts;
+	hold->folded = false;
+	hold->outer = innermost_hold;
+	innermost_hold = hold;
+}
+
+/*
+ * Raises if accounts, which have been read, are held further up and not written
+ * yet.
+ */
+void
+CheckAccountsFree(const GigAccount *accounts, int naccounts)
 {
 	for (const GigHold *outer = innermost_hold; outer; outer = outer->outer)
 	{
@@ -157,11 +171,6 @@ HoldAccounts(GigHold *hold, const GigAccount *accounts, int naccounts)
 				ThrowAccountHeld(held);
 		}
 	}
-	hold->accounts = accounts;
-	hold->naccounts = naccounts;
-	hold->folded = false;
-	hold->outer = innermost_hold;
-	innermost_hold = hold;
 }
 
 /*
@@ -218,13 +227,25 @@ LockExistingAccounts(const GigSchema *schema, GigAccount *accounts,
 {
 	Datum *ids = palloc(naccounts * sizeof(Datum));
 	Arguments arguments = {.n = 0};
-	uint64 nrows;
+	GigHold hold;
+	volatile uint64 nrows = 0;
 
 	for (int i = 0; i < naccounts; i++)
 		ids[i] = UUIDPGetDatum(&accounts[i].account_id);
 	AddArgument(&arguments, MakeArray(UUIDOID, ids, naccounts), false);
-	nrows = RunPlan(schema, &lock_accounts, NULL, &arguments, InvalidSnapshot,
-					SPI_OK_SELECT);
+
+	/* one may have been read when the next one is looked at */
+	HoldAccounts(&hold, accounts, naccounts);
+	PG_TRY();
+	{
+		nrows = RunPlan(schema, &lock_accounts, NULL, &arguments,
+						InvalidSnapshot, SPI_OK_SELECT);
+	}
+	PG_FINALLY();
+	{
+		LetGoAccounts(&hold);
+	}
+	PG_END_TRY();
 	for (uint64 row = 0; row < nrows; row++)
 	{
 		HeapTuple tuple = SPI_tuptable->vals[row];
@@ -363,8 +384,7 @@ AppendNewAccount(StringInfo text, const GigSchema *schema)
 }
 
 GigAccount *
-FindAccount(const GigAccount *accounts, int naccounts,
-			const pg_uuid_t *account_id)
+FindAccount(GigAccount *accounts, int naccounts, const pg_uuid_t *account_id)
 {
 	GigAccount key = {.account_id = *account_id};
 

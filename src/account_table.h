@@ -14,17 +14,17 @@
 /* How often to create accounts that others keep deleting. */
 #define MAX_LOCK_ATTEMPTS 10
 
-/* Accounts that have been read to be changed, in order of account_id. */
+/* Accounts that are read to be changed, in order of account_id. */
 typedef struct GigHold
 {
-	const GigAccount *accounts;
+	GigAccount *accounts;
 	int naccounts;
-	bool folded;				 /* they are what will be written */
+	bool folded;				 /* they are what is being written */
 	const struct GigHold *outer; /* of the call within which this one is */
 } GigHold;
 
-extern void HoldAccounts(GigHold *hold, const GigAccount *accounts,
-						 int naccounts);
+extern void HoldAccounts(GigHold *hold, GigAccount *accounts, int naccounts);
+extern void CheckAccountsFree(const GigAccount *accounts, int naccounts);
 extern void LetGoAccounts(const GigHold *hold);
 
 /*
@@ -40,7 +40,7 @@ extern void TakeAccount(const GigSchema *schema, GigAccount *account,
 						HeapTuple tuple, TupleDesc tupdesc);
 
 extern int CompareUuids(const pg_uuid_t *a, const pg_uuid_t *b);
-extern GigAccount *FindAccount(const GigAccount *accounts, int naccounts,
+extern GigAccount *FindAccount(GigAccount *accounts, int naccounts,
 							   const pg_uuid_t *account_id);
 
 #endif /* GIGS_WEBHOOKS_ACCOUNT_TABLE_H */

@@ -73,6 +73,7 @@ static void GroupSteps(Batch *batch);
 static bool Apply(Batch *batch);
 static bool ApplyOrUndo(Batch *batch);
 static bool Meet(Batch *batch);
+static void Hold(Batch *batch);
 static bool MeetOne(Batch *batch);
 static bool ChangedSince(TransactionId xmin, Snapshot snapshot);
 static void Fold(Batch *batch);
@@ -147,7 +148,6 @@ Apply(Batch *batch)
 			/* the time is taken under the locks, as the events' order is */
 			batch->now = GetCurrentTimestamp();
 			Fold(batch);
-			batch->hold.folded = true;
 			Write(batch);
 		}
 		if (batch->direct != NULL)
@@ -284,19 +284,26 @@ Meet(Batch *batch)
 {
 	if (batch->direct == NULL && batch->nsteps == 1 && MeetOne(batch))
 	{
-		HoldAccounts(&batch->hold, batch->accounts, batch->naccounts);
+		Hold(batch);
 		return true;
 	}
 	if (!LockAccounts(batch->schema, batch->direct, batch->accounts,
 					  batch->naccounts))
 		return false;
-	HoldAccounts(&batch->hold, batch->accounts, batch->naccounts);
+	Hold(batch);
 	/* having waited for a lock, one has to look again */
 	if (batch->direct != NULL)
 		RefreshDirect(batch->direct);
 	ReadDeliveries(batch->schema, batch->direct, batch->deliveries,
 				   batch->ndeliveries);
 	return true;
+}
+
+static void
+Hold(Batch *batch)
+{
+	CheckAccountsFree(batch->accounts, batch->naccounts);
+	HoldAccounts(&batch->hold, batch->accounts, batch->naccounts);
 }
 
 /*
@@ -434,7 +441,7 @@ Write(Batch *batch)
 	WriteDeliveries(batch, &writer);
 	WriteChanges(batch, &writer);
 
-	nwritten = FinishWriting(&writer);
+	nwritten = FinishWriting(&writer, &batch->hold.folded);
 	if (nevents > 0 && nwritten != nevents)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),

@@ -19,18 +19,22 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "nodes/nodeFuncs.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/plancache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "direct.h"
@@ -83,6 +87,9 @@ static bool HasKey(GigDirect *direct, GigTable table, TupleTableSlot *slot,
 static bool ColumnsAreOurs(const GigSchema *schema, GigTable table,
 						   TupleDesc tupdesc);
 static bool IndexesArePlain(Relation relation);
+static bool ExpressionIsPlain(Oid index, AttrNumber column);
+static bool CallsOthers(Node *node, void *context);
+static bool IsOthers(Oid function, void *context);
 static bool KeyIsOurs(Relation relation, int nkeys);
 static bool OwnerMayWrite(const GigSchema *schema, GigTable table);
 static bool PlanIsOrdinary(const GigSchema *schema, GigTable table);
@@ -486,8 +493,7 @@ ColumnsAreOurs(const GigSchema *schema, GigTable table, TupleDesc tupdesc)
 }
 
 /*
- * Tells whether a table's indexes are over columns alone: an expression or a
- * condition may call functions of the owner's.
+ * Tells whether a table's indexes call nothing but PostgreSQL's own functions.
  */
 static bool
 IndexesArePlain(Relation relation)
@@ -498,16 +504,51 @@ IndexesArePlain(Relation relation)
 
 	foreach(cell, oids)
 	{
-		Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+		Oid index = lfirst_oid(cell);
 
-		plain =
-			plain &&
-			heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL) &&
-			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
-		index_close(index, AccessShareLock);
+		plain = plain && ExpressionIsPlain(index, Anum_pg_index_indexprs) &&
+				ExpressionIsPlain(index, Anum_pg_index_indpred);
 	}
 	list_free(oids);
 	return plain;
+}
+
+/*
+ * The expression is read as it is stored: the relation cache would evaluate what
+ * is constant in it.
+ */
+static bool
+ExpressionIsPlain(Oid index, AttrNumber column)
+{
+	HeapTuple tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
+	bool isnull;
+	Datum stored;
+	Node *expression = NULL;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for index %u", index);
+	stored = SysCacheGetAttr(INDEXRELID, tuple, column, &isnull);
+	if (!isnull)
+		expression = stringToNode(TextDatumGetCString(stored));
+	ReleaseSysCache(tuple);
+	return !CallsOthers(expression, NULL);
+}
+
+static bool
+CallsOthers(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, CoerceToDomain) ||
+		check_functions_in_node(node, IsOthers, context))
+		return true;
+	return expression_tree_walker(node, CallsOthers, context);
+}
+
+static bool
+IsOthers(Oid function, void *context pg_attribute_unused())
+{
+	return function >= FirstNormalObjectId;
 }
 
 /*
@@ -565,8 +606,8 @@ PlanIsOrdinary(const GigSchema *schema, GigTable table)
 	watch.text =
 		psprintf("DELETE FROM %s.%s", schema->name, gig_tables[table].name);
 	plan = PrepareWatched(watch, 0, NULL, 0);
-	BeginWatch(&watching, watch);
 	SPI_keepplan(plan); /* only a plan that is kept can be looked into */
+	BeginWatch(&watching, watch);
 	PG_TRY();
 	{
 		CachedPlan *cached = SPI_plan_get_cached_plan(plan);

@@ -22,10 +22,12 @@
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "rewrite/prs2lock.h"
+#include "rewrite/rewriteDefine.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -41,10 +43,10 @@
 #include "plan.h"
 #include "settings.h"
 
-/* So much of bodies is taken in at once, unless one alone is larger. */
+/* So much of bodies is taken in at once, or of reasons marked, but at least one. */
 #define MAX_BATCH_BYTES (MaxAllocSize / 4)
 
-/* So many rows are fetched, and marked, at once. */
+/* So many rows are fetched at once. */
 #define ROWS_AT_A_TIME 1000
 
 /* Where the procedure's arguments name columns. */
@@ -99,6 +101,9 @@ static void ForgetPosition(Position *position);
 static void LookUpInbox(FunctionCallInfo fcinfo, const GigSchema *schema,
 						Inbox *inbox);
 static void CheckInbox(Relation relation);
+static bool IsInForce(const RewriteRule *rule);
+static bool ColumnFits(const GigSchema *schema, InboxColumn column,
+					   Form_pg_attribute attribute);
 static void LookUpColumn(Relation relation, const char *name,
 						 Form_pg_attribute column);
 static void CheckNamedOnce(const Inbox *inbox);
@@ -116,9 +121,8 @@ static bool AddInboxRow(const Inbox *inbox, Rows *rows, HeapTuple tuple,
 						TupleDesc tupdesc);
 static int64 MarkRows(const Inbox *inbox, const Rows *rows,
 					  const GigResult *results);
-static void SetMarks(const Inbox *inbox, const Rows *rows,
-					 const GigResult *results, int first, int n,
-					 Arguments *arguments);
+static int SetMarks(const Inbox *inbox, const Rows *rows,
+					const GigResult *results, int first, Arguments *arguments);
 static Datum ColumnArray(Oid type, Datum *values, bool *nulls, int n);
 
 /*
@@ -292,7 +296,7 @@ LookUpInbox(FunctionCallInfo fcinfo, const GigSchema *schema, Inbox *inbox)
 
 		LookUpColumn(relation, NameStr(*PG_GETARG_NAME(COLUMN_ARGUMENTS + i)),
 					 column);
-		if (!InboxColumnFits(schema, (InboxColumn) i, column))
+		if (!ColumnFits(schema, (InboxColumn) i, column))
 			ThrowInboxColumn(psprintf("table \"%s\"",
 									  RelationGetRelationName(relation)),
 							 (InboxColumn) i, column);
@@ -301,6 +305,23 @@ LookUpInbox(FunctionCallInfo fcinfo, const GigSchema *schema, Inbox *inbox)
 	inbox->body_is_bytea =
 		getBaseType(inbox->columns[INBOX_BODY].atttypid) == BYTEAOID;
 	relation_close(relation, NoLock);
+}
+
+/*
+ * Tells whether a column's type does: the trigger's, and what else keeps a body
+ * as it came and can say what became of it.
+ */
+static bool
+ColumnFits(const GigSchema *schema, InboxColumn column,
+		   Form_pg_attribute attribute)
+{
+	Oid type = getBaseType(attribute->atttypid);
+
+	if (column == INBOX_BODY && type == JSONOID)
+		return true;
+	if (column == INBOX_OUTCOME && (type == BPCHAROID || type_is_enum(type)))
+		return true;
+	return InboxColumnFits(schema, column, attribute);
 }
 
 /*
@@ -321,13 +342,23 @@ CheckInbox(Relation relation)
 	{
 		const RewriteRule *rule = relation->rd_rules->rules[i];
 
-		if (rule->event == CMD_UPDATE && rule->isInstead)
+		if (rule->event == CMD_UPDATE && rule->isInstead && IsInForce(rule))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("table \"%s\" has a rule that replaces updates",
 							RelationGetRelationName(relation)),
 					 errdetail("Its rows could not be marked as drained.")));
 	}
+}
+
+static bool
+IsInForce(const RewriteRule *rule)
+{
+	char elsewhere = SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA
+						 ? RULE_FIRES_ON_ORIGIN
+						 : RULE_FIRES_ON_REPLICA;
+
+	return rule->enabled != RULE_DISABLED && rule->enabled != elsewhere;
 }
 
 static void
@@ -501,7 +532,7 @@ FetchRows(const Inbox *inbox, int batch, const Position *from, Position *to,
 			}
 		}
 	}
-	SPI_cursor_close(cursor);
+	CloseWatched(cursor);
 	if (last != NULL)
 		TakePosition(inbox, last, last_tupdesc, to, position_context);
 }
@@ -596,7 +627,7 @@ AddInboxRow(const Inbox *inbox, Rows *rows, HeapTuple tuple, TupleDesc tupdesc)
 	input->body = body;
 	value = SPI_getbinval(tuple, tupdesc, SELECTED_SIGNATURE, &isnull);
 	if (!isnull)
-		SetGigSignature(input, value);
+		SetInboxSignature(input, &inbox->columns[INBOX_SIGNATURE], value);
 	return true;
 }
 
@@ -612,12 +643,13 @@ MarkRows(const Inbox *inbox, const Rows *rows, const GigResult *results)
 									 get_array_type(outcome->atttypid),
 									 get_array_type(error->atttypid)}};
 	GigWatch watch = {.table = inbox->table};
-	MemoryContext chunk_context =
+	MemoryContext marks_context =
 		AllocSetContextCreate(CurrentMemoryContext, "gigs_webhooks marks",
 							  ALLOCSET_DEFAULT_SIZES);
 	StringInfoData query;
 	SPIPlanPtr plan;
 	int64 marked = 0;
+	int n;
 
 	/*
 	 * How many rows there are is hidden from the planner: it would read the
@@ -639,17 +671,14 @@ MarkRows(const Inbox *inbox, const Rows *rows, const GigResult *results)
 	watch.text = query.data;
 	plan = PrepareWatched(watch, 4, arguments.types, 0);
 
-	for (int first = 0; first < rows->n; first += ROWS_AT_A_TIME)
+	for (int first = 0; first < rows->n; first += n)
 	{
-		int n = Min(rows->n - first, ROWS_AT_A_TIME);
-		MemoryContext old_context = MemoryContextSwitchTo(chunk_context);
+		MemoryContext old_context = MemoryContextSwitchTo(marks_context);
 
 		CHECK_FOR_INTERRUPTS();
-		SetMarks(inbox, rows, results, first, n, &arguments);
+		n = SetMarks(inbox, rows, results, first, &arguments);
 		MemoryContextSwitchTo(old_context);
-		if (ExecuteWatched(watch, plan, &arguments, false) !=
-			SPI_OK_UPDATE_RETURNING)
-			break; /* a rule has replaced it */
+		ExecuteWatched(watch, plan, &arguments, false, SPI_OK_UPDATE_RETURNING);
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
 			bool isnull;
@@ -660,35 +689,47 @@ MarkRows(const Inbox *inbox, const Rows *rows, const GigResult *results)
 				marked++;
 		}
 		SPI_freetuptable(SPI_tuptable);
-		MemoryContextReset(chunk_context);
+		MemoryContextReset(marks_context);
 	}
 	return marked;
 }
 
 /*
- * Makes the arguments for some of the rows.  Arrays of all of them might be
- * larger than a value may be.
+ * Makes the arguments for rows from the first that is not marked yet; returns
+ * for how many: all that are left, unless what is to be noted of them is more
+ * than fits into a value.
  */
-static void
+static int
 SetMarks(const Inbox *inbox, const Rows *rows, const GigResult *results,
-		 int first, int n, Arguments *arguments)
+		 int first, Arguments *arguments)
 {
 	const FormData_pg_attribute *outcome = &inbox->columns[INBOX_OUTCOME];
 	const FormData_pg_attribute *error = &inbox->columns[INBOX_ERROR];
-	Datum outcomes[ROWS_AT_A_TIME];
-	Datum errors[ROWS_AT_A_TIME];
-	bool no_error[ROWS_AT_A_TIME];
+	Size left = rows->n - first;
+	Datum *outcomes =
+		MemoryContextAllocHuge(CurrentMemoryContext, left * sizeof(Datum));
+	Datum *errors =
+		MemoryContextAllocHuge(CurrentMemoryContext, left * sizeof(Datum));
+	bool *no_error =
+		MemoryContextAllocHuge(CurrentMemoryContext, left * sizeof(bool));
+	Size bytes = 0;
+	int n = 0;
 
-	for (int i = 0; i < n; i++)
+	while (n < (int) left && bytes < MAX_BATCH_BYTES)
 	{
-		const GigResult *result = &results[first + i];
+		const GigResult *result = &results[first + n];
 		bool rejected = result->outcome == OUTCOME_REJECTED;
 
-		outcomes[i] = OutputDatum((Form_pg_attribute) outcome,
+		CHECK_FOR_INTERRUPTS();
+		outcomes[n] = OutputDatum((Form_pg_attribute) outcome,
 								  pstrdup(gig_outcome_names[result->outcome]));
-		no_error[i] = !rejected;
-		errors[i] = ErrorDatum((Form_pg_attribute) error,
+		no_error[n] = !rejected;
+		errors[n] = ErrorDatum((Form_pg_attribute) error,
 							   rejected ? &result->error : NULL);
+		bytes += datumGetSize(outcomes[n], outcome->attbyval, outcome->attlen);
+		if (rejected)
+			bytes += datumGetSize(errors[n], error->attbyval, error->attlen);
+		n++;
 	}
 	arguments->n = 0;
 	AddArgument(arguments, ColumnArray(OIDOID, rows->tables + first, NULL, n),
@@ -699,6 +740,7 @@ SetMarks(const Inbox *inbox, const Rows *rows, const GigResult *results,
 				false);
 	AddArgument(arguments, ColumnArray(error->atttypid, errors, no_error, n),
 				false);
+	return n;
 }
 
 static Datum

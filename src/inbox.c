@@ -224,10 +224,9 @@ InboxColumnFits(const GigSchema *schema, InboxColumn column,
 			return type == BYTEAOID;
 		case INBOX_OUTCOME:
 			return type == schema->outcome_type;
+		case INBOX_SIGNATURE:
 		case INBOX_ERROR:
 			return type == BPCHAROID;
-		case INBOX_SIGNATURE:
-			break;
 	}
 	return false;
 }
@@ -268,7 +267,21 @@ ReadInput(const TriggerData *trigger, const AttrNumber *attnums, GigInput *input
 
 	value = heap_getattr(row, attnums[INBOX_SIGNATURE], tupdesc, &isnull);
 	if (!isnull)
-		SetGigSignature(input, value);
+		SetInboxSignature(input,
+						  TupleDescAttr(tupdesc, attnums[INBOX_SIGNATURE] - 1),
+						  value);
+}
+
+/*
+ * Takes over a signature, without the blanks that char(n) adds.
+ */
+void
+SetInboxSignature(GigInput *input, const FormData_pg_attribute *attribute,
+				  Datum value)
+{
+	if (getBaseType(attribute->atttypid) == BPCHAROID)
+		value = DirectFunctionCall1(rtrim1, value);
+	SetGigSignature(input, value);
 }
 
 /*

@@ -12,6 +12,7 @@
 
 #include "compat.h"
 #include "error.h"
+#include "ingest.h"
 #include "schema.h"
 
 /* The columns, in the order in which the trigger and the drain are told them. */
@@ -29,6 +30,9 @@ extern bool InboxColumnFits(const GigSchema *schema, InboxColumn column,
 							Form_pg_attribute attribute);
 pg_noreturn extern void ThrowInboxColumn(const char *where, InboxColumn column,
 										 Form_pg_attribute attribute);
+extern void SetInboxSignature(GigInput *input,
+							  const FormData_pg_attribute *attribute,
+							  Datum value);
 extern Datum ErrorDatum(Form_pg_attribute attribute, const GigError *error);
 extern Datum OutputDatum(Form_pg_attribute attribute, char *value);
 

@@ -39,8 +39,9 @@ IngestGigInputs(const GigSchema *schema, const GigInput *inputs,
 	MemoryContext scratch =
 		AllocSetContextCreate(context, "gigs_webhooks parser",
 							  ALLOCSET_DEFAULT_SIZES);
-	GigItem **items = palloc(n * sizeof(GigItem *));
-	int *places = palloc(n * sizeof(int));
+	GigItem **items =
+		MemoryContextAllocHuge(context, Max(n, 1) * sizeof(GigItem *));
+	int *places = MemoryContextAllocHuge(context, Max(n, 1) * sizeof(int));
 	int nitems = 0;
 	TimestampTz now = GetCurrentTimestamp();
 

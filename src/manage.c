@@ -40,6 +40,7 @@ static void ForgetSecrets(const GigSchema *schema, Datum name);
 static uint64 UseSecrets(const GigSchema *schema, const char *format,
 						 Arguments *arguments, bool read_only, int expected);
 static void HidePlans(void);
+static void HideSecrets(ErrorData *error);
 static bool MayBeTold(int sqlerrcode);
 static void ThrowUnknown(FunctionCallInfo fcinfo, int argno);
 static Datum NameOf(const TriggerData *trigger, HeapTuple row);
@@ -431,7 +432,7 @@ ForgetSecrets(const GigSchema *schema, Datum name)
 }
 
 /*
- * Runs a statement on the secrets, whose plan shows none.
+ * Runs a statement on the secrets.
  *
  * What the owner has put on their table, a constraint or a policy, fails with
  * what it was given in the message, mostly, and PostgreSQL shows the row that a
@@ -442,14 +443,16 @@ UseSecrets(const GigSchema *schema, const char *format, Arguments *arguments,
 		   bool read_only, int expected)
 {
 	MemoryContext context = CurrentMemoryContext;
+	GigWatch watch = FormatStatement(schema, format);
+	/* before it is run, nothing in it is secret */
+	SPIPlanPtr plan = PrepareWatched(watch, arguments->n, arguments->types, 0);
 	int guc_nest_level = NewGUCNestLevel();
 	volatile uint64 nrows = 0;
 
 	HidePlans();
 	PG_TRY();
 	{
-		nrows =
-			RunGenericStatement(schema, format, arguments, read_only, expected);
+		nrows = ExecuteWatched(watch, plan, arguments, read_only, expected);
 	}
 	PG_CATCH();
 	{
@@ -458,35 +461,57 @@ UseSecrets(const GigSchema *schema, const char *format, Arguments *arguments,
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
-		if (!MayBeTold(error->sqlerrcode))
-		{
-			error->message =
-				pstrdup("secret is refused by what is on its table");
-			error->hint = NULL;
-		}
-		error->detail = NULL;
-		error->detail_log = NULL;
-		error->context = NULL;
-		error->internalquery = NULL;
+		HideSecrets(error);
 		ReThrowError(error);
 	}
 	PG_END_TRY();
 	AtEOXact_GUC(true, guc_nest_level);
+	SPI_freeplan(plan);
 	return nrows;
 }
 
 /*
- * Has auto_explain, where it is loaded, not log what runs on secrets, with its
- * parameters and those of the owner's triggers.
+ * Has no plan of what runs on secrets, the owner's triggers among it, be shown
+ * with them: plans have parameters instead of constants, and neither those nor
+ * the plans are printed.
  */
 static void
 HidePlans(void)
 {
-	const char *setting = "auto_explain.log_min_duration";
+	static const char *const settings[][2] = {
+		{"plan_cache_mode", "force_generic_plan"}, {"debug_print_parse", "off"},
+		{"debug_print_rewritten", "off"},		   {"debug_print_plan", "off"},
+		{"auto_explain.log_min_duration", "-1"},
+	};
 
-	if (GetConfigOption(setting, true, false) != NULL)
-		(void) set_config_option(setting, "-1", PGC_SUSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
+	for (size_t i = 0; i < lengthof(settings); i++)
+	{
+		if (GetConfigOption(settings[i][0], true, false) != NULL)
+			(void) set_config_option(settings[i][0], settings[i][1], PGC_SUSET,
+									 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+									 false);
+	}
+}
+
+/*
+ * Leaves in an error nothing that may show a value.
+ */
+static void
+HideSecrets(ErrorData *error)
+{
+	error->detail = NULL;
+	error->detail_log = NULL;
+	error->context = NULL;
+	error->internalquery = NULL;
+	error->internalpos = 0;
+	error->cursorpos = 0;
+	if (MayBeTold(error->sqlerrcode))
+		return;
+	error->message =
+		pstrdup("what is on table \"gig_subscription_secret\" has failed");
+	error->detail = pstrdup(
+		"The message of the error is left out, as it may show a secret.");
+	error->hint = NULL;
 }
 
 /*
@@ -503,8 +528,10 @@ MayBeTold(int sqlerrcode)
 		case ERRCODE_TO_CATEGORY(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION):
 		case ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE):
 		case ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES):
+		case ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED):
 		case ERRCODE_TO_CATEGORY(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE):
 		case ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION):
+		case ERRCODE_TO_CATEGORY(ERRCODE_IO_ERROR):
 		case ERRCODE_TO_CATEGORY(ERRCODE_RAISE_EXCEPTION):
 			return true;
 		default:

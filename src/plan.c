@@ -20,9 +20,6 @@
 
 static void PreparePlan(const GigSchema *schema, SavedPlan *saved,
 						const void *what);
-static uint64 RunFormat(const GigSchema *schema, const char *format,
-						Arguments *arguments, bool read_only,
-						int cursor_options, int expected);
 static void MakeGenericPlan(SPIPlanPtr plan);
 static void SwitchOff(const char *setting);
 static void CheckResult(int result, int expected);
@@ -66,17 +63,12 @@ RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
 	SPIPlanPtr plan;
 	volatile int result = 0;
 
-	RefreshGigSchema(schema);
-	if (saved->plan == NULL || saved->generation != schema->generation)
-		PreparePlan(schema, saved, what);
+	ReadyPlan(schema, saved, what);
 	plan = saved->plan;
-	saved->running++;
 	BeginWatch(&watching, (GigWatch){.text = StatementText(plan)});
+	saved->running++;
 	PG_TRY();
 	{
-		if (!SPI_plan_is_valid(plan) || saved->is_new)
-			MakeGenericPlan(plan);
-		saved->is_new = false;
 		result = SPI_execute_snapshot(plan, arguments->values, arguments->nulls,
 									  snapshot, InvalidSnapshot, false, true, 0);
 	}
@@ -92,6 +84,43 @@ RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
 	return SPI_processed;
 }
 
+/*
+ * Has a saved plan prepared and planned, where that has to be done (again), so
+ * that nothing runs before the statement does.
+ */
+void
+ReadyPlan(const GigSchema *schema, SavedPlan *saved, const void *what)
+{
+	GigWatching watching;
+	SPIPlanPtr plan;
+
+	RefreshGigSchema(schema);
+	if (saved->plan == NULL || saved->generation != schema->generation)
+		PreparePlan(schema, saved, what);
+	plan = saved->plan;
+	if (SPI_plan_is_valid(plan) && !saved->is_new)
+		return;
+	BeginWatch(&watching, (GigWatch){.text = StatementText(plan)});
+	saved->running++;
+	PG_TRY();
+	{
+		MakeGenericPlan(plan);
+	}
+	PG_FINALLY();
+	{
+		EndWatch(&watching);
+		if (saved->plan == plan)
+			saved->running--;
+	}
+	PG_END_TRY();
+
+	/* what ran in being planned may have had it made anew */
+	if (saved->plan != plan)
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("schema was renamed at the same time")));
+	saved->is_new = false;
+}
+
 static const char *
 StatementText(SPIPlanPtr plan)
 {
@@ -100,51 +129,41 @@ StatementText(SPIPlanPtr plan)
 }
 
 /*
- * Runs a statement that is not worth a saved plan; "format" has the schema's
- * name as its argument, for each %1$s of it.  Otherwise as RunPlan().
+ * Runs a statement that is not worth a saved plan; otherwise as RunPlan().
  */
 uint64
 RunStatement(const GigSchema *schema, const char *format, Arguments *arguments,
 			 bool read_only, int expected)
 {
-	return RunFormat(schema, format, arguments, read_only, 0, expected);
+	GigWatch watch = FormatStatement(schema, format);
+	SPIPlanPtr plan = PrepareWatched(watch, arguments->n, arguments->types, 0);
+	uint64 nrows = ExecuteWatched(watch, plan, arguments, read_only, expected);
+
+	SPI_freeplan(plan);
+	return nrows;
 }
 
 /*
- * The same, where no plan is to show what the arguments are.
+ * Makes the text of a statement; "format" has the schema's name as its argument,
+ * for each %1$s of it.
  */
-uint64
-RunGenericStatement(const GigSchema *schema, const char *format,
-					Arguments *arguments, bool read_only, int expected)
+GigWatch
+FormatStatement(const GigSchema *schema, const char *format)
 {
-	return RunFormat(schema, format, arguments, read_only,
-					 CURSOR_OPT_GENERIC_PLAN, expected);
-}
-
-static uint64
-RunFormat(const GigSchema *schema, const char *format, Arguments *arguments,
-		  bool read_only, int cursor_options, int expected)
-{
-	GigWatch watch = {.text = NULL};
 	StringInfoData text;
-	SPIPlanPtr plan;
 
 	RefreshGigSchema(schema);
 	initStringInfo(&text);
 	appendStringInfo(&text, format, schema->name);
-	watch.text = text.data;
-	plan = PrepareWatched(watch, arguments->n, arguments->types, cursor_options);
-	CheckResult(ExecuteWatched(watch, plan, arguments, read_only), expected);
-	SPI_freeplan(plan);
-	return SPI_processed;
+	return (GigWatch){.text = text.data};
 }
 
 /*
- * Runs a plan that has been prepared for a watch.  Returns SPI's result.
+ * Runs a plan that has been prepared for a watch.  Returns the number of rows.
  */
-int
+uint64
 ExecuteWatched(GigWatch watch, SPIPlanPtr plan, Arguments *arguments,
-			   bool read_only)
+			   bool read_only, int expected)
 {
 	GigWatching watching;
 	volatile int result = 0;
@@ -160,11 +179,13 @@ ExecuteWatched(GigWatch watch, SPIPlanPtr plan, Arguments *arguments,
 		EndWatch(&watching);
 	}
 	PG_END_TRY();
-	return result;
+	CheckResult(result, expected);
+	return SPI_processed;
 }
 
 /*
- * Opens a cursor for a statement that is watched.
+ * Opens a cursor for a statement that is watched.  What runs between two fetches
+ * can't close it.
  */
 Portal
 OpenWatched(GigWatch watch, Arguments *arguments)
@@ -185,7 +206,15 @@ OpenWatched(GigWatch watch, Arguments *arguments)
 	}
 	PG_END_TRY();
 	SPI_freeplan(plan);
+	PinPortal(cursor);
 	return cursor;
+}
+
+void
+CloseWatched(Portal cursor)
+{
+	UnpinPortal(cursor);
+	SPI_cursor_close(cursor);
 }
 
 /*

@@ -45,19 +45,20 @@ typedef struct SavedPlan
 
 extern void ConnectAsOwner(const GigSchema *schema, Caller *caller);
 extern void DisconnectAsCaller(const Caller *caller);
+extern void ReadyPlan(const GigSchema *schema, SavedPlan *saved,
+					  const void *what);
 extern uint64 RunPlan(const GigSchema *schema, SavedPlan *saved,
 					  const void *what, Arguments *arguments, Snapshot snapshot,
 					  int expected);
 extern uint64 RunStatement(const GigSchema *schema, const char *format,
 						   Arguments *arguments, bool read_only, int expected);
-extern uint64 RunGenericStatement(const GigSchema *schema, const char *format,
-								  Arguments *arguments, bool read_only,
-								  int expected);
+extern GigWatch FormatStatement(const GigSchema *schema, const char *format);
 extern SPIPlanPtr PrepareWatched(GigWatch watch, int nparameters, Oid *types,
 								 int cursor_options);
-extern int ExecuteWatched(GigWatch watch, SPIPlanPtr plan, Arguments *arguments,
-						  bool read_only);
+extern uint64 ExecuteWatched(GigWatch watch, SPIPlanPtr plan,
+							 Arguments *arguments, bool read_only, int expected);
 extern Portal OpenWatched(GigWatch watch, Arguments *arguments);
+extern void CloseWatched(Portal cursor);
 extern Datum GetResult(HeapTuple tuple, TupleDesc tupdesc, int column, Oid type,
 					   bool *isnull);
 extern void AppendParameter(Statement *statement, Oid type);

@@ -56,7 +56,7 @@ static void FoldLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc);
 static Datum GetLogged(HeapTuple tuple, TupleDesc tupdesc, LogColumn column,
 					   Oid type, int64 event_id);
 static void WriteRebuilt(Rebuild *rebuild);
-static void WriteAccounts(Rebuild *rebuild, const GigAccount *present);
+static void WriteAccounts(Rebuild *rebuild, GigAccount *present, GigHold *hold);
 static int64 CountAccounts(const GigSchema *schema, const pg_uuid_t *account_id);
 
 /*
@@ -166,7 +166,7 @@ RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 			FoldLogRow(rebuild, rows->vals[row], rows->tupdesc);
 		SPI_freetuptable(rows);
 	}
-	SPI_cursor_close(cursor);
+	CloseWatched(cursor);
 	WriteRebuilt(rebuild);
 }
 
@@ -253,7 +253,7 @@ WriteRebuilt(Rebuild *rebuild)
 	HoldAccounts(&hold, present, n);
 	PG_TRY();
 	{
-		WriteAccounts(rebuild, present);
+		WriteAccounts(rebuild, present, &hold);
 	}
 	PG_FINALLY();
 	{
@@ -265,7 +265,7 @@ WriteRebuilt(Rebuild *rebuild)
 }
 
 static void
-WriteAccounts(Rebuild *rebuild, const GigAccount *present)
+WriteAccounts(Rebuild *rebuild, GigAccount *present, GigHold *hold)
 {
 	const GigSchema *schema = rebuild->schema;
 	int n = rebuild->naccounts;
@@ -282,10 +282,12 @@ WriteAccounts(Rebuild *rebuild, const GigAccount *present)
 			continue;
 		}
 		account->duplicates = present[i].duplicates;
+		present[i].events = account->events;
 		WriteRow(&writer, WRITE_ACCOUNTS, account, account->present);
 		rebuild->rebuilt++;
 	}
-	FinishWriting(&writer);
+	/* a row that is rebuilt may not tell that it has been */
+	FinishWriting(&writer, &hold->folded);
 }
 
 /*

@@ -119,10 +119,11 @@ WriteDirectly(GigWriter *writer, GigWrite write, const void *row, uint32 present
 
 /*
  * Writes all rows.  Returns how many of the first kind that there are have
- * been written: a trigger of the user's may have dropped some.
+ * been written: a trigger of the user's may have dropped some.  Sets "ready"
+ * when all is planned, and nothing left but to write.
  */
 uint64
-FinishWriting(GigWriter *writer)
+FinishWriting(GigWriter *writer, bool *ready)
 {
 	Arguments arguments = {.n = 0};
 	int expected = SPI_OK_INSERT;
@@ -142,6 +143,8 @@ FinishWriting(GigWriter *writer)
 	}
 	if (!found)
 		return writer->ndirect;
+	ReadyPlan(writer->schema, FindPlan(writer), writer);
+	*ready = true;
 	nrows = RunPlan(writer->schema, FindPlan(writer), writer, &arguments,
 					InvalidSnapshot, expected);
 	for (int i = 0; i < GIG_WRITES; i++)

@@ -606,6 +606,10 @@ $$;
 SELECT test.shown('add_gig_secret(''other'', $1)');
 DROP TRIGGER quote ON gigs.gig_subscription_secret;
 DROP FUNCTION test.quote();
+ALTER TABLE gigs.gig_subscription_secret RENAME retired_at TO retired;
+SELECT test.shown('add_gig_secret(''other'', $1)');
+SELECT test.shown('gig_subscription_request(''other'')');
+ALTER TABLE gigs.gig_subscription_secret RENAME retired TO retired_at;
 -- ... nor where secrets are only read
 BEGIN;
 SELECT format('ALTER TABLE gigs.%I OWNER TO regress_attack_owner', c.relname) FROM pg_class AS c WHERE c.relnamespace = 'gigs'::regnamespace AND c.relkind = 'r' ORDER BY c.relname COLLATE "C" \gexec

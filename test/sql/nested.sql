@@ -86,8 +86,9 @@ SELECT gigs.ingest_gig_event(gig_body(1, 2), NULL);
 DROP POLICY checked ON gigs.gig_event_log;
 CREATE POLICY insertable ON gigs.gig_event_log FOR INSERT WITH CHECK (true);
 -- ... while the account is rebuilt
-CREATE POLICY checked ON gigs.gig_account_sync FOR UPDATE USING (act_when_planned(2));
-CREATE POLICY readable ON gigs.gig_account_sync USING (true);
+CREATE POLICY checked ON gigs.gig_account_sync FOR UPDATE USING (true) WITH CHECK (act_when_planned(2));
+CREATE POLICY readable ON gigs.gig_account_sync FOR SELECT USING (true);
+CREATE POLICY insertable ON gigs.gig_account_sync FOR INSERT WITH CHECK (true);
 ALTER TABLE gigs.gig_account_sync ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE TRIGGER act BEFORE UPDATE ON gigs.gig_account_sync
 	FOR EACH STATEMENT EXECUTE FUNCTION act_before();
@@ -96,10 +97,62 @@ SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-000000000001');
 RESET test.act;
 SELECT * FROM sums;
 DROP TRIGGER act ON gigs.gig_account_sync;
+-- ... or the writing of it is planned
+DISCARD PLANS;
+SET test.act = 'SELECT gigs.ingest_gig_event(public.gig_body(1, 4), NULL)';
+SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-000000000001');
+RESET test.act;
+SELECT * FROM sums;
 DROP POLICY checked ON gigs.gig_account_sync;
+CREATE POLICY updatable ON gigs.gig_account_sync FOR UPDATE USING (true);
+-- ... and later
+CREATE TRIGGER act AFTER UPDATE ON gigs.gig_account_sync
+	FOR EACH ROW EXECUTE FUNCTION act_before();
+SET test.act = 'SELECT gigs.ingest_gig_event(public.gig_body(1, 4), NULL)';
+SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-000000000001');
+SELECT * FROM sums;
+DROP TRIGGER act ON gigs.gig_account_sync;
+-- ... while the accounts of a batch are read one after the other
+CREATE FUNCTION act_at(account uuid)
+RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+	IF right(account::text, 4) = '0002' THEN
+		PERFORM set_config('test.seen', (current_setting('test.seen', true)::int + 1)::text, false);
+		RETURN current_setting('test.seen')::int <> 2 OR public.act();
+	END IF;
+	RETURN true;
+END
+$$;
+ALTER POLICY readable ON gigs.gig_account_sync USING (act_at(account_id));
+SET enable_bitmapscan = off;
+SET enable_sort = off;
+DISCARD PLANS;
+SET test.seen = 0;
+SET test.act = 'SELECT gigs.ingest_gig_event(public.gig_body(1, 20), NULL)';
+SELECT outcome FROM gigs.ingest_gig_events(ARRAY[gig_body(1, 21)::bytea, gig_body(2, 21)::bytea], NULL);
+RESET test.act;
+RESET enable_sort;
+RESET enable_bitmapscan;
+SELECT * FROM sums;
+ALTER POLICY readable ON gigs.gig_account_sync USING (true);
+DROP FUNCTION act_at(uuid);
+
+-- the cursor over the log closed, as who owns the tables may
+BEGIN;
+SELECT count(*) FROM gigs.ingest_gig_events((SELECT array_agg(gig_body(n)::bytea) FROM generate_series(1000, 2100) AS n), NULL);
+CREATE TRIGGER act BEFORE UPDATE ON gigs.gig_account_sync
+	FOR EACH STATEMENT EXECUTE FUNCTION act_before();
+SET LOCAL ROLE regress_gigs_owner;
+SET LOCAL test.act = 'CLOSE ALL';
+\set VERBOSITY sqlstate
+SELECT * FROM gigs.rebuild_gig_sync();
+\set VERBOSITY terse
+ROLLBACK;
 
 -- the schema renamed, and so statements made anew, while one is planned
 DROP POLICY readable ON gigs.gig_account_sync;
+DROP POLICY updatable ON gigs.gig_account_sync;
+DROP POLICY insertable ON gigs.gig_account_sync;
 CREATE POLICY checked ON gigs.gig_account_sync USING (act_when_planned(1));
 DISCARD PLANS;
 SET test.act = 'ALTER SCHEMA gigs RENAME TO hooks; SELECT hooks.ingest_gig_event(public.gig_body(1, 5), NULL)';

@@ -253,7 +253,7 @@ is((sort { $b <=> $a } map { length } grep { /No subscription is named|unsupport
 # Statistics of statements: constants are replaced, also in our own
 SKIP:
 {
-	skip 'pg_stat_statements is not there', 5 if !installed('pg_stat_statements');
+	skip 'pg_stat_statements is not there', 8 if !installed('pg_stat_statements');
 	$node->append_conf('postgresql.conf',
 		"shared_preload_libraries = 'pg_stat_statements'\npg_stat_statements.track = all\n");
 	$node->restart;
@@ -266,19 +266,36 @@ SKIP:
 	unlike(query('SELECT query FROM public.pg_stat_statements'),
 		qr/3f9c1b7e/, '... without the secrets');
 
-	# Plans of statements within functions are logged with their constants, and
-	# since PostgreSQL 16 with their parameters.
-	skip 'auto_explain is not there', 3
-	  if $node->psql('postgres', q{LOAD 'auto_explain'}) != 0;
+	# Whoever manages subscriptions may have plans printed to himself.
 	query("CREATE TABLE public.given AS SELECT '$name'::text AS name, '$secrets{third}'::text AS secret");
 	query(q{
 		CREATE TABLE public.audit (secret text);
 		CREATE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
-			INSERT INTO public.audit SELECT new.secret WHERE new.secret <> '';
+			INSERT INTO public.audit SELECT s FROM unnest(ARRAY[CASE WHEN TG_OP = 'DELETE' THEN old.secret ELSE new.secret END]) AS s;
 			RETURN NULL;
 		END $$;
-		CREATE TRIGGER audit AFTER INSERT OR UPDATE ON gig_subscription_secret FOR EACH ROW EXECUTE FUNCTION public.audit()});
+		CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON gig_subscription_secret FOR EACH ROW EXECUTE FUNCTION public.audit()});
+	my $bytes = join ' ', map { ord } split //, $secrets{third};
+	my $printed = attempt(q{
+		SET plan_cache_mode = force_custom_plan;
+		SET debug_print_parse = on;
+		SET debug_print_rewritten = on;
+		SET debug_print_plan = on;
+		SET client_min_messages = log;
+		BEGIN;
+		SELECT add_gig_secret(name, secret) FROM public.given;
+		SELECT gig_subscription_request(name) IS NOT NULL FROM public.given;
+		SELECT retire_gig_secret(name, secret) FROM public.given;
+		SELECT drop_gig_subscription(name) FROM public.given;
+		ROLLBACK});
+	like($printed, qr/PLANNEDSTMT/, 'plans are printed');
+	unlike($printed, qr/\Q$bytes\E|3f9c1b7e/, '... without the secrets');
+
+	# Plans of statements within functions are logged with their constants, and
+	# since PostgreSQL 16 with their parameters.
+	skip 'auto_explain is not there', 4
+	  if $node->psql('postgres', q{LOAD 'auto_explain'}) != 0;
 	my $from = -s $node->logfile;
 	query(q{
 		LOAD 'auto_explain';
