@@ -134,8 +134,8 @@ FindAccounts(GigDirect *direct, GigAccount *accounts, int naccounts)
 }
 
 /*
- * Notes that accounts are read and will be written back, which has to end with
- * LetGoAccounts(), even in an error.
+ * Notes that accounts, or all, are read and will be written back, which has to
+ * end with LetGoAccounts(), even in an error.
  *
  * What is on our tables may call us again meanwhile, and for other accounts it
  * may, and for these, too, once they are written.  But what it did to them
@@ -162,12 +162,15 @@ CheckAccountsFree(const GigAccount *accounts, int naccounts)
 	{
 		for (int i = 0; i < naccounts; i++)
 		{
+			const GigAccount *account = &accounts[i];
 			const GigAccount *held =
-				FindAccount(outer->accounts, outer->naccounts,
-							&accounts[i].account_id);
+				outer->accounts == NULL
+					? account
+					: FindAccount(outer->accounts, outer->naccounts,
+								  &account->account_id);
 
 			if (held != NULL &&
-				(!outer->folded || Deliveries(&accounts[i]) < Deliveries(held)))
+				(!outer->folded || Deliveries(account) < Deliveries(held)))
 				ThrowAccountHeld(held);
 		}
 	}
@@ -202,7 +205,7 @@ ThrowAccountHeld(const GigAccount *account)
 			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 			 errmsg("account %s is just being changed", account_id),
 			 errhint(
-				 "What is on a table of gigs_webhooks may take in webhooks of the same account in an AFTER trigger only.")));
+				 "What is on a table of gigs_webhooks may take in webhooks of the same account in an AFTER trigger only, and none while it is rebuilt.")));
 }
 
 /*

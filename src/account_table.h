@@ -14,12 +14,12 @@
 /* How often to create accounts that others keep deleting. */
 #define MAX_LOCK_ATTEMPTS 10
 
-/* Accounts that are read to be changed, in order of account_id. */
+/* Accounts that are read to be changed. */
 typedef struct GigHold
 {
-	GigAccount *accounts;
+	GigAccount *accounts; /* in order of account_id; NULL: all that there are */
 	int naccounts;
-	bool folded;				 /* they are what is being written */
+	bool folded;				 /* they are what will be written */
 	const struct GigHold *outer; /* of the call within which this one is */
 } GigHold;
 

@@ -148,6 +148,7 @@ Apply(Batch *batch)
 			/* the time is taken under the locks, as the events' order is */
 			batch->now = GetCurrentTimestamp();
 			Fold(batch);
+			batch->hold.folded = true;
 			Write(batch);
 		}
 		if (batch->direct != NULL)
@@ -441,7 +442,7 @@ Write(Batch *batch)
 	WriteDeliveries(batch, &writer);
 	WriteChanges(batch, &writer);
 
-	nwritten = FinishWriting(&writer, &batch->hold.folded);
+	nwritten = FinishWriting(&writer);
 	if (nevents > 0 && nwritten != nevents)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),

@@ -87,7 +87,8 @@ static bool HasKey(GigDirect *direct, GigTable table, TupleTableSlot *slot,
 static bool ColumnsAreOurs(const GigSchema *schema, GigTable table,
 						   TupleDesc tupdesc);
 static bool IndexesArePlain(Relation relation);
-static bool ExpressionIsPlain(Oid index, AttrNumber column);
+static bool IndexIsPlain(Oid index);
+static bool ExpressionIsPlain(HeapTuple index, AttrNumber column);
 static bool CallsOthers(Node *node, void *context);
 static bool IsOthers(Oid function, void *context);
 static bool KeyIsOurs(Relation relation, int nkeys);
@@ -503,35 +504,43 @@ IndexesArePlain(Relation relation)
 	ListCell *cell;
 
 	foreach(cell, oids)
-	{
-		Oid index = lfirst_oid(cell);
-
-		plain = plain && ExpressionIsPlain(index, Anum_pg_index_indexprs) &&
-				ExpressionIsPlain(index, Anum_pg_index_indpred);
-	}
+		plain = plain && IndexIsPlain(lfirst_oid(cell));
 	list_free(oids);
 	return plain;
 }
 
 /*
- * The expression is read as it is stored: the relation cache would evaluate what
- * is constant in it.
+ * Expressions are read as they are stored: the relation cache would evaluate
+ * what is constant in them.
  */
 static bool
-ExpressionIsPlain(Oid index, AttrNumber column)
+IndexIsPlain(Oid index)
 {
 	HeapTuple tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
 	bool isnull;
-	Datum stored;
-	Node *expression = NULL;
+	oidvector *classes;
+	bool plain = true;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for index %u", index);
-	stored = SysCacheGetAttr(INDEXRELID, tuple, column, &isnull);
-	if (!isnull)
-		expression = stringToNode(TextDatumGetCString(stored));
+	classes = (oidvector *) DatumGetPointer(
+		SysCacheGetAttr(INDEXRELID, tuple, Anum_pg_index_indclass, &isnull));
+	for (int i = 0; i < classes->dim1; i++)
+		plain = plain && classes->values[i] < FirstNormalObjectId;
+	plain = plain && ExpressionIsPlain(tuple, Anum_pg_index_indexprs) &&
+			ExpressionIsPlain(tuple, Anum_pg_index_indpred);
 	ReleaseSysCache(tuple);
-	return !CallsOthers(expression, NULL);
+	return plain;
+}
+
+static bool
+ExpressionIsPlain(HeapTuple index, AttrNumber column)
+{
+	bool isnull;
+	Datum stored = SysCacheGetAttr(INDEXRELID, index, column, &isnull);
+
+	return isnull ||
+		   !CallsOthers(stringToNode(TextDatumGetCString(stored)), NULL);
 }
 
 static bool
@@ -539,7 +548,8 @@ CallsOthers(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;
-	if (IsA(node, CoerceToDomain) ||
+	/* these call what their types say */
+	if (IsA(node, CoerceToDomain) || IsA(node, MinMaxExpr) ||
 		check_functions_in_node(node, IsOthers, context))
 		return true;
 	return expression_tree_walker(node, CallsOthers, context);

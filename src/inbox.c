@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -23,6 +24,9 @@
 #include "encoding.h"
 #include "inbox.h"
 #include "ingest.h"
+
+/* The largest signature in a char(n), with its header. */
+#define MAX_PADDED_SIGNATURE ((int32) VARHDRSZ + 1000)
 
 static const struct
 {
@@ -214,7 +218,8 @@ bool
 InboxColumnFits(const GigSchema *schema, InboxColumn column,
 				Form_pg_attribute attribute)
 {
-	Oid type = getBaseType(attribute->atttypid);
+	int32 typmod = attribute->atttypmod;
+	Oid type = getBaseTypeAndTypmod(attribute->atttypid, &typmod);
 
 	if (type == TEXTOID || type == VARCHAROID)
 		return true;
@@ -225,6 +230,7 @@ InboxColumnFits(const GigSchema *schema, InboxColumn column,
 		case INBOX_OUTCOME:
 			return type == schema->outcome_type;
 		case INBOX_SIGNATURE:
+			return type == BPCHAROID && typmod <= MAX_PADDED_SIGNATURE;
 		case INBOX_ERROR:
 			return type == BPCHAROID;
 	}
@@ -273,13 +279,15 @@ ReadInput(const TriggerData *trigger, const AttrNumber *attnums, GigInput *input
 }
 
 /*
- * Takes over a signature, without the blanks that char(n) adds.
+ * Takes over a signature, without the blanks that char(n) adds, unless there are
+ * more than anyone would want to look at.
  */
 void
 SetInboxSignature(GigInput *input, const FormData_pg_attribute *attribute,
 				  Datum value)
 {
-	if (getBaseType(attribute->atttypid) == BPCHAROID)
+	if (getBaseType(attribute->atttypid) == BPCHAROID &&
+		toast_raw_datum_size(value) <= MAX_PADDED_SIGNATURE)
 		value = DirectFunctionCall1(rtrim1, value);
 	SetGigSignature(input, value);
 }

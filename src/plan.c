@@ -18,6 +18,8 @@
 #include "compat.h"
 #include "plan.h"
 
+static void ReadyPlan(const GigSchema *schema, SavedPlan *saved,
+					  const void *what);
 static void PreparePlan(const GigSchema *schema, SavedPlan *saved,
 						const void *what);
 static void MakeGenericPlan(SPIPlanPtr plan);
@@ -85,10 +87,9 @@ RunPlan(const GigSchema *schema, SavedPlan *saved, const void *what,
 }
 
 /*
- * Has a saved plan prepared and planned, where that has to be done (again), so
- * that nothing runs before the statement does.
+ * Has a saved plan prepared and planned, where that has to be done (again).
  */
-void
+static void
 ReadyPlan(const GigSchema *schema, SavedPlan *saved, const void *what)
 {
 	GigWatching watching;

@@ -45,8 +45,6 @@ typedef struct SavedPlan
 
 extern void ConnectAsOwner(const GigSchema *schema, Caller *caller);
 extern void DisconnectAsCaller(const Caller *caller);
-extern void ReadyPlan(const GigSchema *schema, SavedPlan *saved,
-					  const void *what);
 extern uint64 RunPlan(const GigSchema *schema, SavedPlan *saved,
 					  const void *what, Arguments *arguments, Snapshot snapshot,
 					  int expected);

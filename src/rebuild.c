@@ -49,6 +49,7 @@ typedef struct Rebuild
 	int64 skipped;
 } Rebuild;
 
+static void RebuildHolding(Rebuild *rebuild, const pg_uuid_t *account_id);
 static void LockBeforeReading(const Rebuild *rebuild,
 							  const pg_uuid_t *account_id);
 static void RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id);
@@ -56,7 +57,6 @@ static void FoldLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc);
 static Datum GetLogged(HeapTuple tuple, TupleDesc tupdesc, LogColumn column,
 					   Oid type, int64 event_id);
 static void WriteRebuilt(Rebuild *rebuild);
-static void WriteAccounts(Rebuild *rebuild, GigAccount *present, GigHold *hold);
 static int64 CountAccounts(const GigSchema *schema, const pg_uuid_t *account_id);
 
 /*
@@ -91,17 +91,44 @@ rebuild_gig_sync(PG_FUNCTION_ARGS)
 		AllocSetContextCreate(CurrentMemoryContext, "gigs_webhooks rebuild",
 							  ALLOCSET_DEFAULT_SIZES);
 	rebuild.accounts = palloc(ACCOUNTS_AT_A_TIME * sizeof(GigAccount));
-	LockBeforeReading(&rebuild, account_id);
-	RebuildFromLog(&rebuild, account_id);
-
-	/* accounts of which the log knows nothing any more */
-	rebuild.skipped += CountAccounts(rebuild.schema, account_id) - rebuild.found;
+	RebuildHolding(&rebuild, account_id);
 
 	DisconnectAsCaller(&caller);
 
 	values[0] = Int64GetDatum(rebuild.rebuilt);
 	values[1] = Int64GetDatum(rebuild.skipped);
 	return HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls));
+}
+
+/*
+ * No event of the accounts may come in from what is on the tables, either: it
+ * would be in the log, and not in what has been read of it.
+ */
+static void
+RebuildHolding(Rebuild *rebuild, const pg_uuid_t *account_id)
+{
+	GigAccount account;
+	GigHold hold;
+
+	if (account_id != NULL)
+		InitGigAccount(&account, account_id, account_id);
+	HoldAccounts(&hold, account_id ? &account : NULL, account_id ? 1 : 0);
+	PG_TRY();
+	{
+		LockBeforeReading(rebuild, account_id);
+		RebuildFromLog(rebuild, account_id);
+
+		/* accounts of which the log knows nothing any more */
+		rebuild->skipped +=
+			CountAccounts(rebuild->schema, account_id) - rebuild->found;
+	}
+	PG_CATCH();
+	{
+		LetGoAccounts(&hold);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	LetGoAccounts(&hold);
 }
 
 /*
@@ -236,9 +263,10 @@ GetLogged(HeapTuple tuple, TupleDesc tupdesc, LogColumn column, Oid type,
 static void
 WriteRebuilt(Rebuild *rebuild)
 {
+	const GigSchema *schema = rebuild->schema;
 	int n = rebuild->naccounts;
 	GigAccount *present;
-	GigHold hold;
+	GigWriter writer;
 
 	if (n == 0)
 		return;
@@ -247,30 +275,9 @@ WriteRebuilt(Rebuild *rebuild)
 		InitGigAccount(&present[i], &rebuild->accounts[i].account_id,
 					   &rebuild->accounts[i].user_id);
 	/* of several, the table is locked as well */
-	if (!LockAccounts(rebuild->schema, NULL, present, n))
+	if (!LockAccounts(schema, NULL, present, n))
 		ThrowAccountsVanished();
 	rebuild->found += n;
-	HoldAccounts(&hold, present, n);
-	PG_TRY();
-	{
-		WriteAccounts(rebuild, present, &hold);
-	}
-	PG_FINALLY();
-	{
-		LetGoAccounts(&hold);
-	}
-	PG_END_TRY();
-	rebuild->naccounts = 0;
-	pfree(present);
-}
-
-static void
-WriteAccounts(Rebuild *rebuild, GigAccount *present, GigHold *hold)
-{
-	const GigSchema *schema = rebuild->schema;
-	int n = rebuild->naccounts;
-	GigWriter writer;
-
 	BeginWriting(&writer, schema, NULL);
 	for (int i = 0; i < n; i++)
 	{
@@ -282,12 +289,12 @@ WriteAccounts(Rebuild *rebuild, GigAccount *present, GigHold *hold)
 			continue;
 		}
 		account->duplicates = present[i].duplicates;
-		present[i].events = account->events;
 		WriteRow(&writer, WRITE_ACCOUNTS, account, account->present);
 		rebuild->rebuilt++;
 	}
-	/* a row that is rebuilt may not tell that it has been */
-	FinishWriting(&writer, &hold->folded);
+	FinishWriting(&writer);
+	rebuild->naccounts = 0;
+	pfree(present);
 }
 
 /*

@@ -119,11 +119,10 @@ WriteDirectly(GigWriter *writer, GigWrite write, const void *row, uint32 present
 
 /*
  * Writes all rows.  Returns how many of the first kind that there are have
- * been written: a trigger of the user's may have dropped some.  Sets "ready"
- * when all is planned, and nothing left but to write.
+ * been written: a trigger of the user's may have dropped some.
  */
 uint64
-FinishWriting(GigWriter *writer, bool *ready)
+FinishWriting(GigWriter *writer)
 {
 	Arguments arguments = {.n = 0};
 	int expected = SPI_OK_INSERT;
@@ -143,8 +142,6 @@ FinishWriting(GigWriter *writer, bool *ready)
 	}
 	if (!found)
 		return writer->ndirect;
-	ReadyPlan(writer->schema, FindPlan(writer), writer);
-	*ready = true;
 	nrows = RunPlan(writer->schema, FindPlan(writer), writer, &arguments,
 					InvalidSnapshot, expected);
 	for (int i = 0; i < GIG_WRITES; i++)

@@ -38,6 +38,6 @@ extern void BeginWriting(GigWriter *writer, const GigSchema *schema,
 						 GigDirect *direct);
 extern void WriteRow(GigWriter *writer, GigWrite write, const void *row,
 					 uint32 present);
-extern uint64 FinishWriting(GigWriter *writer, bool *ready);
+extern uint64 FinishWriting(GigWriter *writer);
 
 #endif /* GIGS_WEBHOOKS_WRITE_H */

@@ -229,6 +229,12 @@ CREATE TABLE signed (id int, body text, signature text, outcome text, error text
 INSERT INTO signed VALUES (1, pg_temp.body(600), repeat('0', 1000000)), (2, pg_temp.body(601), gigs.sign_gig_event(pg_temp.body(601), 's3cret'));
 CALL gigs.drain_gig_inbox('signed');
 SELECT id, outcome, error FROM signed ORDER BY id;
+ALTER TABLE signed ALTER signature TYPE bpchar;
+UPDATE signed SET outcome = NULL, signature = CASE WHEN id = 1 THEN signature || repeat(' ', 1000000) ELSE signature || '   ' END;
+CALL gigs.drain_gig_inbox('signed');
+SELECT id, outcome, error FROM signed ORDER BY id;
+ALTER TABLE signed ALTER signature TYPE char(1001) USING 'x';
+CALL gigs.drain_gig_inbox('signed');
 DROP TABLE signed;
 
 -- It is for those it is granted to, and their rights on the table are theirs

@@ -103,12 +103,31 @@ SET test.act = 'SELECT gigs.ingest_gig_event(public.gig_body(1, 4), NULL)';
 SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-000000000001');
 RESET test.act;
 SELECT * FROM sums;
+-- ... or planned again
+DISCARD PLANS;
+SET test.act = $$SELECT set_config('test.act', 'SELECT gigs.ingest_gig_event(public.gig_body(1, 4), NULL)', false); ANALYZE gigs.gig_account_sync$$;
+SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-000000000001');
+RESET test.act;
+SELECT * FROM sums;
 DROP POLICY checked ON gigs.gig_account_sync;
 CREATE POLICY updatable ON gigs.gig_account_sync FOR UPDATE USING (true);
--- ... and later
+-- ... or the log read, whatever there is of accounts
+BEGIN;
+ALTER POLICY readable ON gigs.gig_event_log USING (act());
+DELETE FROM gigs.gig_account_sync;
+SET LOCAL test.act = 'SELECT gigs.ingest_gig_event(public.gig_body(1, 4), NULL)';
+SAVEPOINT one;
+SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-000000000001');
+ROLLBACK TO one;
+SELECT * FROM gigs.rebuild_gig_sync();
+ROLLBACK;
+-- ... not even then
 CREATE TRIGGER act AFTER UPDATE ON gigs.gig_account_sync
 	FOR EACH ROW EXECUTE FUNCTION act_before();
 SET test.act = 'SELECT gigs.ingest_gig_event(public.gig_body(1, 4), NULL)';
+SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-000000000001');
+-- ... but one of another account
+SET test.act = 'SELECT gigs.ingest_gig_event(public.gig_body(2, 4), NULL)';
 SELECT * FROM gigs.rebuild_gig_sync('00000000-0000-4000-8000-000000000001');
 SELECT * FROM sums;
 DROP TRIGGER act ON gigs.gig_account_sync;
