@@ -162,15 +162,14 @@ CheckAccountsFree(const GigAccount *accounts, int naccounts)
 	{
 		for (int i = 0; i < naccounts; i++)
 		{
-			const GigAccount *account = &accounts[i];
-			const GigAccount *held =
-				outer->accounts == NULL
-					? account
-					: FindAccount(outer->accounts, outer->naccounts,
-								  &account->account_id);
+			const GigAccount *held;
 
+			if (outer->accounts == NULL)
+				ThrowAccountHeld(&accounts[i]);
+			held = FindAccount(outer->accounts, outer->naccounts,
+							   &accounts[i].account_id);
 			if (held != NULL &&
-				(!outer->folded || Deliveries(account) < Deliveries(held)))
+				(!outer->folded || Deliveries(&accounts[i]) < Deliveries(held)))
 				ThrowAccountHeld(held);
 		}
 	}
