@@ -138,6 +138,7 @@ Datum
 drain_gig_inbox(PG_FUNCTION_ARGS)
 {
 	MemoryContext context = CurrentMemoryContext;
+	MemoryContext commit_context;
 	Position position = {.known = false};
 	int64 drained = 0;
 	int64 rejected = 0;
@@ -166,28 +167,33 @@ drain_gig_inbox(PG_FUNCTION_ARGS)
 	/* what is kept from batch to batch is in SPI's context */
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
+	commit_context =
+		AllocSetContextCreate(CurrentMemoryContext, "gigs_webhooks commit",
+							  ALLOCSET_SMALL_SIZES);
 	for (bool first = true;; first = false)
 	{
 		bool from_start = !position.known;
 		bool may_see_less = first && IsolationUsesXactSnapshot();
+		MemoryContext kept_context = CurrentMemoryContext;
 		char *name;
 		int64 taken;
 		int64 bad;
 
 		CHECK_FOR_INTERRUPTS();
 		DrainBatch(fcinfo, &position, &taken, &bad);
+		/* a commit leaves a little behind, too */
+		MemoryContextSwitchTo(commit_context);
 		name = taken > 0 ? get_rel_name(PG_GETARG_OID(0)) : NULL;
 		drained += taken;
 		rejected += bad;
 		SPI_commit();
 		SPI_start_transaction();
 		if (name != NULL)
-		{
 			ereport(NOTICE,
 					(errmsg("rows drained from \"%s\": %lld, rejected: %lld",
 							name, (long long) drained, (long long) rejected)));
-			pfree(name);
-		}
+		MemoryContextSwitchTo(kept_context);
+		MemoryContextReset(commit_context);
 
 		/* from the start: others may have given up rows that they had locked */
 		if (taken == 0)
