@@ -30,6 +30,15 @@ GRANT SELECT ON gigs.gig_delivery TO regress_gigs_owner;
 SELECT events, duplicates FROM gigs.gig_account_sync;
 SELECT gigs.ingest_gig_event(:'body2'::bytea, NULL);
 
+-- A column of a type that is made of text by a function of somebody's is not written
+BEGIN;
+CREATE TYPE address AS (url text);
+CREATE FUNCTION to_address(text) RETURNS address LANGUAGE plpgsql AS $$ BEGIN RAISE 'called'; END $$;
+CREATE CAST (text AS address) WITH FUNCTION to_address(text) AS ASSIGNMENT;
+ALTER TABLE gigs.gig_subscription ALTER url TYPE address USING ROW(url)::address;
+SELECT gigs.create_gig_subscription('addressed', 'https://example.com/hooks');
+ROLLBACK;
+
 -- A statement that has written to the tables can go on to ingest
 WITH taken AS MATERIALIZED (DELETE FROM gigs.gig_change RETURNING gig_id)
 SELECT gigs.ingest_gig_event(b.body, NULL) FROM (SELECT count(*) FROM taken) AS t, (SELECT :'body3'::bytea) AS b (body);
