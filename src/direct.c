@@ -604,17 +604,16 @@ OwnerMayWrite(const GigSchema *schema, GigTable table)
 static bool
 PlanIsOrdinary(const GigSchema *schema, GigTable table)
 {
-	GigWatch watch = {.text = NULL};
+	GigWatch watch;
 	GigWatching watching;
 	SPIPlanPtr plan;
 	volatile bool ordinary = false;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	RefreshGigSchema(schema);
 	/* it is never run */
-	watch.text =
-		psprintf("DELETE FROM %s.%s", schema->name, gig_tables[table].name);
+	watch = FormatStatement(schema, psprintf("DELETE FROM %%1$s.%s",
+											 gig_tables[table].name));
 	plan = PrepareWatched(watch, 0, NULL, 0);
 	SPI_keepplan(plan); /* only a plan that is kept can be looked into */
 	BeginWatch(&watching, watch);

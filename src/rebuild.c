@@ -14,7 +14,6 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -162,22 +161,22 @@ LockBeforeReading(const Rebuild *rebuild, const pg_uuid_t *account_id)
 static void
 RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 {
-	StringInfoData query;
+	GigWatch watch =
+		FormatStatement(rebuild->schema,
+						account_id
+							? "SELECT account_id, received_at, body, event_id"
+							  " FROM %1$s.gig_event_log WHERE account_id = $1"
+							  " ORDER BY account_id, event_id"
+							: "SELECT account_id, received_at, body, event_id"
+							  " FROM %1$s.gig_event_log"
+							  " ORDER BY account_id, event_id");
 	Arguments arguments = {.n = 0};
 	Portal cursor;
 
-	RefreshGigSchema(rebuild->schema);
-	initStringInfo(&query);
-	appendStringInfo(&query,
-					 "SELECT account_id, received_at, body, event_id"
-					 " FROM %s.gig_event_log%s"
-					 " ORDER BY account_id, event_id",
-					 rebuild->schema->name,
-					 account_id ? " WHERE account_id = $1" : "");
 	if (account_id)
 		AddTypedArgument(&arguments, UUIDOID,
 						 UUIDPGetDatum((pg_uuid_t *) account_id), false);
-	cursor = OpenWatched((GigWatch){.text = query.data}, &arguments);
+	cursor = OpenWatched(watch, &arguments);
 	for (;;)
 	{
 		SPITupleTable *rows;

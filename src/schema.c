@@ -568,8 +568,7 @@ NamesOthers(Node *node, void *context)
 }
 
 /*
- * An inbox's columns may have casts of their own to text, and what puts their
- * type in order.
+ * What puts an inbox's key in order may be its type's own.
  */
 static bool
 IsOthersFunction(Oid function, void *context)

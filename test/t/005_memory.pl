@@ -206,7 +206,7 @@ for my $feed (@feeds)
 }
 
 # A drain, batch by batch: its last ones leave no more than its first.
-my $in_long = $ENV{GIGS_LONG} ? 40 : 1;
+my $thousands = $ENV{GIGS_LONG} ? 40 : 1;
 (my $measured = $measure) =~ s/;$//;
 $node->safe_psql(
 	'postgres', qq{
@@ -220,10 +220,10 @@ $node->safe_psql(
 	CREATE TRIGGER measure AFTER UPDATE ON backlog EXECUTE FUNCTION measure();
 	INSERT INTO backlog
 	SELECT n, CASE WHEN n % 3 = 0 THEN 'bad' ELSE good(10000000 + n) END || repeat(' ', 20000)
-	FROM generate_series(1, 1000 * $in_long) AS n;
+	FROM generate_series(1, 1000 * $thousands) AS n;
 });
 is($node->safe_psql('postgres', "CALL gigs.drain_gig_inbox('backlog', 10)"),
-	join('|', 1000 * $in_long, int(1000 * $in_long / 3)),
+	join('|', 1000 * $thousands, int(1000 * $thousands / 3)),
 	'a drain: as expected');
 my ($batches, $bytes, $contexts, $own) = split /\|/, $node->safe_psql(
 	'postgres', q{
@@ -232,7 +232,7 @@ my ($batches, $bytes, $contexts, $own) = split /\|/, $node->safe_psql(
 		max(own) FILTER (WHERE last) - max(own) FILTER (WHERE NOT last)
 	FROM (SELECT *, n > max(n) OVER () * 0.8 AS last FROM batch) AS b
 	WHERE last OR n BETWEEN 10 AND 20});
-is($batches, 20 * $in_long + 11, '... in all its batches');
+is($batches, 20 * $thousands + 11, '... in all its batches');
 cmp_ok($bytes, '<', 65536, 'a drain: nothing left in memory contexts');
 cmp_ok($contexts, '<=', 0, 'a drain: no memory contexts left');
 cmp_ok($own, '<', 131072, 'a drain: nothing left in memory of its own');
