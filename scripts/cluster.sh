@@ -227,8 +227,8 @@ tree_copy() {
 	mkdir "$TREE"
 	# tar's exit code 1 is a file that was edited meanwhile.
 	{
-		tar -C "$REPOSITORY" --exclude=./.git --exclude='*.o' --exclude='*.bc' \
-			--exclude='*.so' --exclude=./results --exclude=./output_iso \
+		tar -C "$REPOSITORY" --exclude=./.git --exclude='*.o' --exclude='*.so' \
+			--exclude=./results --exclude=./output_iso \
 			--exclude=./tmp_check --exclude=./tmp_check_iso --exclude=./log \
 			-cf - . || [[ $? -eq 1 ]]
 	} | tar -C "$TREE" --no-same-owner -xf - || status=$?
@@ -269,12 +269,9 @@ private_install() {
 	PRIVATE_BIN=$root$bindir
 	mkdir -p "$PRIVATE_BIN"
 	cp -L "$bindir"/* "$PRIVATE_BIN/"
-	mkdir -p "$root$sharedir/extension" "$root$pkglibdir/bitcode"
+	mkdir -p "$root$sharedir/extension"
 	link_entries "$sharedir/extension" "$root$sharedir/extension"
 	link_entries "$sharedir" "$root$sharedir"
-	if [[ -d $pkglibdir/bitcode ]]; then
-		link_entries "$pkglibdir/bitcode" "$root$pkglibdir/bitcode"
-	fi
 	link_entries "$pkglibdir" "$root$pkglibdir"
 	mkdir -p "$(dirname "$root$includedir")"
 	ln -s "$includedir" "$root$includedir"
