@@ -257,13 +257,14 @@ link_entries() {
 # installation of its own.  The rest need not be copied, only the directories
 # that the extension is installed into have to be real ones.
 private_install() {
-	local root=$SCRATCH/install bindir sharedir pkglibdir includedir
+	local root=$SCRATCH/install bindir sharedir pkglibdir includedir localedir
 
 	[[ -n $TREE ]] || tree_copy
 	bindir=$("$PG_CONFIG" --bindir)
 	sharedir=$("$PG_CONFIG" --sharedir)
 	pkglibdir=$("$PG_CONFIG" --pkglibdir)
 	includedir=$("$PG_CONFIG" --includedir)
+	localedir=$("$PG_CONFIG" --localedir)
 	PGXS_DIR=$(cd "$(dirname "$("$PG_CONFIG" --pgxs)")/../.." && pwd -P)
 
 	PRIVATE_BIN=$root$bindir
@@ -275,6 +276,10 @@ private_install() {
 	link_entries "$pkglibdir" "$root$pkglibdir"
 	mkdir -p "$(dirname "$root$includedir")"
 	ln -s "$includedir" "$root$includedir"
+	if [[ -d $localedir && ! -e $root$localedir ]]; then
+		mkdir -p "$(dirname "$root$localedir")"
+		ln -s "$localedir" "$root$localedir"
+	fi
 	[[ -z $RUN_USER ]] || chown -R -h "$RUN_USER:" "$root"
 
 	# COPT is how PostgreSQL's makefiles take additional flags.

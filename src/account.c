@@ -1,55 +1,49 @@
 /*-------------------------------------------------------------------------
  *
  * account.c
- *	  What is known of an account, and how an event changes it.
+ *	  The state of an account, and how an event changes it.
+ *
+ * Memory is allocated in the current context.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "utils/timestamp.h"
-
 #include "account.h"
 
-const GigColumn gig_account_columns[GIG_ACCOUNT_COLUMNS] = {
-	[ACCOUNT_ID] = GIG_COLUMN(GigAccount, account_id, COLUMN_UUID),
-	[ACCOUNT_USER_ID] = GIG_COLUMN(GigAccount, user_id, COLUMN_UUID),
-	[ACCOUNT_STATE] = GIG_COLUMN(GigAccount, state, COLUMN_STATE),
-	[ACCOUNT_DAYS_SYNCED] = GIG_COLUMN(GigAccount, days_synced, COLUMN_INT4),
-	[ACCOUNT_AVAILABLE_FROM] =
-		GIG_COLUMN(GigAccount, available_from, COLUMN_TIMESTAMPTZ),
-	[ACCOUNT_AVAILABLE_TO] =
-		GIG_COLUMN(GigAccount, available_to, COLUMN_TIMESTAMPTZ),
-	[ACCOUNT_AVAILABLE_COUNT] =
-		GIG_COLUMN(GigAccount, available_count, COLUMN_INT4),
-	[ACCOUNT_ADDED_TOTAL] = GIG_COLUMN(GigAccount, added_total, COLUMN_INT8),
-	[ACCOUNT_UPDATED_TOTAL] = GIG_COLUMN(GigAccount, updated_total, COLUMN_INT8),
-	[ACCOUNT_REMOVED_TOTAL] = GIG_COLUMN(GigAccount, removed_total, COLUMN_INT8),
-	[ACCOUNT_EVENTS] = GIG_COLUMN(GigAccount, events, COLUMN_INT8),
-	[ACCOUNT_DUPLICATES] = GIG_COLUMN(GigAccount, duplicates, COLUMN_INT8),
-	[ACCOUNT_FIRST_EVENT_AT] =
-		GIG_COLUMN(GigAccount, first_event_at, COLUMN_TIMESTAMPTZ),
-	[ACCOUNT_PARTIALLY_SYNCED_AT] =
-		GIG_COLUMN(GigAccount, partially_synced_at, COLUMN_TIMESTAMPTZ),
-	[ACCOUNT_FULLY_SYNCED_AT] =
-		GIG_COLUMN(GigAccount, fully_synced_at, COLUMN_TIMESTAMPTZ),
-	[ACCOUNT_REFRESHED_AT] =
-		GIG_COLUMN(GigAccount, refreshed_at, COLUMN_TIMESTAMPTZ),
-	[ACCOUNT_LAST_EVENT] = GIG_COLUMN(GigAccount, last_event, COLUMN_EVENT_KIND),
-	[ACCOUNT_LAST_EVENT_AT] =
-		GIG_COLUMN(GigAccount, last_event_at, COLUMN_TIMESTAMPTZ),
+const char *const gig_sync_state_names[GIG_SYNC_STATES] = {
+	[SYNC_UNKNOWN] = "unknown",
+	[SYNC_PARTIALLY] = "partially_synced",
+	[SYNC_FULLY] = "fully_synced",
 };
 
-static void SetPresent(GigAccount *account, int column, bool present);
-static bool IsPresent(const GigAccount *account, int column);
-static void SetTime(GigAccount *account, int column, TimestampTz at);
-static void SetTimeOnce(GigAccount *account, int column, TimestampTz at);
+const char *const gig_outcome_names[GIG_OUTCOMES] = {
+	[OUTCOME_APPLIED] = "applied",
+	[OUTCOME_DUPLICATE] = "duplicate",
+	[OUTCOME_STALE] = "stale",
+	[OUTCOME_IGNORED] = "ignored",
+	[OUTCOME_QUARANTINED] = "quarantined",
+	[OUTCOME_REJECTED] = "rejected",
+};
+
+int gig_dedupe_window;
+
+static void CountChange(GigAccount *account, int64 *total,
+						const GigEvent *event, TimestampTz received_at);
+static GigOutcome ApplyPartialSync(GigAccount *account, const GigEvent *event,
+								   TimestampTz received_at);
 static void TakeSnapshot(GigAccount *account, const GigEvent *event);
-static GigOutcome FoldPartialSync(GigAccount *account, const GigEvent *event,
-								  TimestampTz received_at);
+static void SetEarliest(GigAccount *account, GigAccountNullable column,
+						TimestampTz *member, TimestampTz at);
+static void ExpireDeliveries(RecentDeliveries *recent, TimestampTz now);
+static void RememberDelivery(RecentDeliveries *recent,
+							 const GigDelivery *delivery);
+static void ForgetOldestDelivery(RecentDeliveries *recent);
+static void EnlargeDeliveries(RecentDeliveries *recent);
+static int64 *CopyElements(const int64 *elements, int n, int capacity);
 
 /*
- * An account of which nothing is known yet but its user.
+ * Initializes an account of which only the user is known.
  */
 void
 InitGigAccount(GigAccount *account, const pg_uuid_t *account_id,
@@ -59,77 +53,133 @@ InitGigAccount(GigAccount *account, const pg_uuid_t *account_id,
 	account->account_id = *account_id;
 	account->user_id = *user_id;
 	account->state = SYNC_UNKNOWN;
-	SetPresent(account, ACCOUNT_ID, true);
-	SetPresent(account, ACCOUNT_USER_ID, true);
-	SetPresent(account, ACCOUNT_STATE, true);
-	for (int column = ACCOUNT_ADDED_TOTAL; column <= ACCOUNT_DUPLICATES;
-		 column++)
-		SetPresent(account, column, true);
 }
 
 /*
- * Applies an event that is no redelivery to what is known of its account.
- * Returns applied or stale.
+ * Tells whether a delivery is a duplicate, and of which event.
  *
- * The state and days_synced only climb.  The snapshot is the latest event's,
- * unless that is a partial sync that comes late.
+ * Two true events can say the same; only time tells them apart.  So the same
+ * event is a duplicate within the window from its first delivery, and a new
+ * event after that.  The window reaches into the past as well, because an
+ * archive may be ingested after the webhooks that came live.
+ */
+bool
+FindOriginalDelivery(const GigAccount *account, const GigDelivery *delivery,
+					 int64 *event_id)
+{
+	const RecentDeliveries *recent = &account->recent;
+	int64 window = gig_dedupe_window * USECS_PER_SEC;
+
+	for (int i = recent->n - 1; i >= 0; i--)
+	{
+		int64 age = delivery->received_at - recent->received_at[i];
+
+		if (recent->digests[i] == delivery->digest && age < window &&
+			-age < window)
+		{
+			*event_id = recent->event_ids[i];
+			return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * Applies an event that is no duplicate.  Returns applied or stale.
+ *
+ * The state and days_synced only climb.  The snapshot is that of the event
+ * received last, unless that is a partial sync that came late.  An event may be
+ * applied long after it was received, so that it is not the last.
  */
 GigOutcome
-FoldGigEvent(GigAccount *account, const GigEvent *event, TimestampTz received_at)
+ApplyGigEvent(GigAccount *account, const GigEvent *event,
+			  const GigDelivery *delivery)
 {
+	TimestampTz received_at = delivery->received_at;
+	bool is_latest = (account->present & HAS_LAST_EVENT) == 0 ||
+					 received_at >= account->last_event_at;
 	GigOutcome outcome = OUTCOME_APPLIED;
 
 	switch (event->kind)
 	{
 		case GIGS_ADDED:
-			account->added_total += event->changed_count;
-			SetTime(account, ACCOUNT_REFRESHED_AT, received_at);
+			CountChange(account, &account->added_total, event, received_at);
 			break;
 		case GIGS_UPDATED:
-			account->updated_total += event->changed_count;
-			SetTime(account, ACCOUNT_REFRESHED_AT, received_at);
+			CountChange(account, &account->updated_total, event, received_at);
 			break;
 		case GIGS_REMOVED:
-			account->removed_total += event->changed_count;
-			SetTime(account, ACCOUNT_REFRESHED_AT, received_at);
+			CountChange(account, &account->removed_total, event, received_at);
 			break;
 		case GIGS_PARTIALLY_SYNCED:
-			outcome = FoldPartialSync(account, event, received_at);
+			outcome = ApplyPartialSync(account, event, received_at);
 			break;
 		case GIGS_FULLY_SYNCED:
 			account->state = SYNC_FULLY;
-			SetTimeOnce(account, ACCOUNT_FULLY_SYNCED_AT, received_at);
+			SetEarliest(account, HAS_FULLY_SYNCED_AT, &account->fully_synced_at,
+						received_at);
 			break;
 	}
 
-	if (outcome == OUTCOME_APPLIED)
+	if (outcome == OUTCOME_APPLIED && is_latest)
 		TakeSnapshot(account, event);
+	if (is_latest)
+	{
+		account->last_event = event->kind;
+		account->last_event_at = received_at;
+	}
 	account->events++;
-	SetTimeOnce(account, ACCOUNT_FIRST_EVENT_AT, received_at);
-	SetTime(account, ACCOUNT_LAST_EVENT_AT, received_at);
-	account->last_event = event->kind;
-	SetPresent(account, ACCOUNT_LAST_EVENT, true);
+	account->last_event_id = delivery->event_id;
+	account->present |= HAS_LAST_EVENT | HAS_LAST_EVENT_ID;
+	SetEarliest(account, HAS_FIRST_EVENT_AT, &account->first_event_at,
+				received_at);
+	ExpireDeliveries(&account->recent, received_at);
+	RememberDelivery(&account->recent, delivery);
 	return outcome;
 }
 
 /*
- * A partial sync is late when all is synced already, or a wider window is.
+ * Counts a duplicate.
+ */
+void
+ApplyDuplicate(GigAccount *account, const GigDelivery *delivery)
+{
+	account->duplicates++;
+	account->last_event_id = delivery->event_id;
+	account->present |= HAS_LAST_EVENT_ID;
+	ExpireDeliveries(&account->recent, delivery->received_at);
+}
+
+static void
+CountChange(GigAccount *account, int64 *total, const GigEvent *event,
+			TimestampTz received_at)
+{
+	*total += event->changed_count;
+	if ((account->present & HAS_REFRESHED_AT) == 0 ||
+		received_at > account->refreshed_at)
+		account->refreshed_at = received_at;
+	account->present |= HAS_REFRESHED_AT;
+}
+
+/*
+ * A partial sync is late if the account is fully synced or has synced more
+ * days.
  */
 static GigOutcome
-FoldPartialSync(GigAccount *account, const GigEvent *event,
-				TimestampTz received_at)
+ApplyPartialSync(GigAccount *account, const GigEvent *event,
+				 TimestampTz received_at)
 {
 	bool late = account->state == SYNC_FULLY ||
-				(IsPresent(account, ACCOUNT_DAYS_SYNCED) &&
+				((account->present & HAS_DAYS_SYNCED) != 0 &&
 				 event->days_synced < account->days_synced);
 
 	account->days_synced = Max(account->days_synced, event->days_synced);
-	SetPresent(account, ACCOUNT_DAYS_SYNCED, true);
+	account->present |= HAS_DAYS_SYNCED;
 	if (account->state == SYNC_UNKNOWN)
-	{
 		account->state = SYNC_PARTIALLY;
-		SetTimeOnce(account, ACCOUNT_PARTIALLY_SYNCED_AT, received_at);
-	}
+	if (account->state == SYNC_PARTIALLY)
+		SetEarliest(account, HAS_PARTIALLY_SYNCED_AT,
+					&account->partially_synced_at, received_at);
 	return late ? OUTCOME_STALE : OUTCOME_APPLIED;
 }
 
@@ -140,45 +190,103 @@ TakeSnapshot(GigAccount *account, const GigEvent *event)
 	account->available_from = event->available_from;
 	account->available_to = event->available_to;
 	account->available_count = event->available_count;
-	SetPresent(account, ACCOUNT_USER_ID, true);
-	SetPresent(account, ACCOUNT_AVAILABLE_COUNT, true);
-	SetPresent(account, ACCOUNT_AVAILABLE_FROM,
-			   GigEventHas(event, GIG_FIELD_AVAILABLE_FROM));
-	SetPresent(account, ACCOUNT_AVAILABLE_TO,
-			   GigEventHas(event, GIG_FIELD_AVAILABLE_TO));
-}
-
-static void *
-Member(const GigAccount *account, int column)
-{
-	return (char *) account + gig_account_columns[column].offset;
+	account->present &= ~(HAS_AVAILABLE_FROM | HAS_AVAILABLE_TO);
+	account->present |= HAS_AVAILABLE_COUNT;
+	if (GigEventHas(event, GIG_FIELD_AVAILABLE_FROM))
+		account->present |= HAS_AVAILABLE_FROM;
+	if (GigEventHas(event, GIG_FIELD_AVAILABLE_TO))
+		account->present |= HAS_AVAILABLE_TO;
 }
 
 static void
-SetTime(GigAccount *account, int column, TimestampTz at)
+SetEarliest(GigAccount *account, GigAccountNullable column, TimestampTz *member,
+			TimestampTz at)
 {
-	*(TimestampTz *) Member(account, column) = at;
-	SetPresent(account, column, true);
+	if ((account->present & column) == 0 || at < *member)
+		*member = at;
+	account->present |= column;
+}
+
+/*
+ * Forgets deliveries whose window has passed.
+ */
+static void
+ExpireDeliveries(RecentDeliveries *recent, TimestampTz now)
+{
+	int64 window = gig_dedupe_window * USECS_PER_SEC;
+	int kept = 0;
+
+	for (int i = 0; i < recent->n; i++)
+	{
+		if (now - recent->received_at[i] >= window)
+			continue;
+		if (kept != i)
+		{
+			recent->digests[kept] = recent->digests[i];
+			recent->event_ids[kept] = recent->event_ids[i];
+			recent->received_at[kept] = recent->received_at[i];
+		}
+		kept++;
+	}
+	recent->n = kept;
 }
 
 static void
-SetTimeOnce(GigAccount *account, int column, TimestampTz at)
+RememberDelivery(RecentDeliveries *recent, const GigDelivery *delivery)
 {
-	if (!IsPresent(account, column))
-		SetTime(account, column, at);
+	if (recent->n == MAX_RECENT_DELIVERIES)
+		ForgetOldestDelivery(recent);
+	if (recent->n == recent->capacity)
+		EnlargeDeliveries(recent);
+	recent->digests[recent->n] = delivery->digest;
+	recent->event_ids[recent->n] = delivery->event_id;
+	recent->received_at[recent->n] = delivery->received_at;
+	recent->n++;
 }
 
-static bool
-IsPresent(const GigAccount *account, int column)
+/*
+ * In most cases the first is the oldest, but an archive may have been ingested
+ * after it.
+ */
+static void
+ForgetOldestDelivery(RecentDeliveries *recent)
 {
-	return (account->present & (UINT32_C(1) << column)) != 0;
+	int oldest = 0;
+	size_t after;
+
+	for (int i = 1; i < recent->n; i++)
+	{
+		if (recent->received_at[i] < recent->received_at[oldest])
+			oldest = i;
+	}
+	after = (recent->n - oldest - 1) * sizeof(int64);
+	memmove(&recent->digests[oldest], &recent->digests[oldest + 1], after);
+	memmove(&recent->event_ids[oldest], &recent->event_ids[oldest + 1], after);
+	memmove(&recent->received_at[oldest], &recent->received_at[oldest + 1],
+			after);
+	recent->n--;
 }
 
 static void
-SetPresent(GigAccount *account, int column, bool present)
+EnlargeDeliveries(RecentDeliveries *recent)
 {
-	if (present)
-		account->present |= UINT32_C(1) << column;
-	else
-		account->present &= ~(UINT32_C(1) << column);
+	int capacity = Max(8, recent->capacity * 2);
+
+	recent->digests = CopyElements(recent->digests, recent->n, capacity);
+	recent->event_ids = CopyElements(recent->event_ids, recent->n, capacity);
+	recent->received_at = CopyElements(recent->received_at, recent->n, capacity);
+	recent->capacity = capacity;
+}
+
+/*
+ * An array read from a table cannot be enlarged in place.
+ */
+static int64 *
+CopyElements(const int64 *elements, int n, int capacity)
+{
+	int64 *copy = palloc(capacity * sizeof(int64));
+
+	if (n > 0)
+		memcpy(copy, elements, n * sizeof(int64));
+	return copy;
 }

@@ -1,35 +1,33 @@
 /*-------------------------------------------------------------------------
  *
  * direct.h
- *	  Our tables without the planner and the executor, where they are
- *	  ordinary tables.
+ *	  Ordinary tables, read and written without the executor.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef GIGS_WEBHOOKS_DIRECT_H
 #define GIGS_WEBHOOKS_DIRECT_H
 
-#include "executor/tuptable.h"
+#include "row.h"
 
-#include "schema.h"
+extern bool gig_direct_writes; /* gigs_webhooks.direct_writes */
 
-typedef struct GigDirect GigDirect;
+typedef struct DirectTables DirectTables;
 
-extern void InitDirect(void);
-
-/* These want to be called in the owner's name. */
-extern GigDirect *BeginDirect(const GigSchema *schema);
-extern void RefreshDirect(GigDirect *direct);
-extern TupleTableSlot *FindRow(GigDirect *direct, GigTable table,
-							   const void *key);
-extern TupleTableSlot *LockRow(GigDirect *direct, GigTable table,
-							   const void *key, const ItemPointerData *tid);
-extern void InsertRow(GigDirect *direct, GigTable table, const void *row,
-					  uint32 present);
-extern void InsertRows(GigDirect *direct);
-extern void UpdateRow(GigDirect *direct, GigTable table,
-					  const ItemPointerData *tid, const void *row,
-					  uint32 present);
-extern void EndDirect(GigDirect *direct);
+/*
+ * Accounts are in the order of account_id, without duplicates, and must be
+ * locked before they are stored.
+ */
+extern DirectTables *BeginDirect(const GigSchema *schema);
+extern bool FindAccountsDirectly(DirectTables *direct,
+								 const GigAccount *accounts, int naccounts);
+extern bool AccountIsFound(const DirectTables *direct, int i);
+extern bool LockAccountsDirectly(DirectTables *direct, GigAccount *accounts,
+								 int naccounts);
+extern void StoreEventsDirectly(DirectTables *direct, const GigLogRow *rows,
+								int nrows);
+extern void StoreAccountsDirectly(DirectTables *direct,
+								  const GigAccount *accounts, int naccounts);
+extern void EndDirect(DirectTables *direct);
 
 #endif /* GIGS_WEBHOOKS_DIRECT_H */

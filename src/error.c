@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * error.c
- *	  Why an event is refused, as data.
+ *	  Errors of webhooks, as data.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,14 +16,14 @@
 #define MAX_QUOTED_BYTES 80
 
 /*
- * The second byte of U+0080 to U+009F, which are control characters as well;
- * there are terminals that obey U+009B as they do an escape sequence.
+ * The second byte of U+0080 to U+009F, which are control characters: some
+ * terminals interpret U+009B like an escape sequence.
  */
 #define IS_C1(c) ((unsigned char) (c) >= 0x80 && (unsigned char) (c) <= 0x9f)
 
 /*
- * Fills an error with a message in the caller's memory context, unless nobody
- * wants to know.
+ * Fills an error, unless it is NULL, with a message in the current memory
+ * context.  Returns false.
  */
 bool
 SetGigError(GigError *error, int sqlerrcode, const char *fmt, ...)
@@ -53,7 +53,7 @@ SetGigError(GigError *error, int sqlerrcode, const char *fmt, ...)
 }
 
 /*
- * Raises the error.
+ * Raises an error.
  */
 void
 ThrowGigError(const GigError *error)
@@ -61,20 +61,15 @@ ThrowGigError(const GigError *error)
 	ereport(ERROR,
 			(errcode(error->sqlerrcode), errmsg_internal("%s", error->message),
 			 error->log_detail ? errdetail_log("%s", error->log_detail) : 0));
-	pg_unreachable();
 }
 
 /*
- * Returns input as a message may quote it: bounded, without control
- * characters, and valid in the server's encoding.
- *
- * The input is what a stranger sent, in UTF-8 or in nothing at all, while the
- * message may end up in a log, in a table and in a dump of it.
+ * Returns untrusted input in a form that a message can quote: truncated,
+ * without control characters, and valid UTF-8.
  */
 char *
 QuotableInput(const char *s, size_t len)
 {
-	int encoding = GetDatabaseEncoding();
 	int shown = (int) Min(len, MAX_QUOTED_BYTES);
 	StringInfoData quotable;
 
@@ -91,12 +86,11 @@ QuotableInput(const char *s, size_t len)
 			c = '?';
 			i++;
 		}
-		else if (c < ' ' || c == 0x7f || (c > 0x7f && encoding != PG_UTF8))
+		else if (c < ' ' || c == 0x7f)
 			c = '?';
 		appendStringInfoCharMacro(&quotable, c);
 	}
-	if (encoding == PG_UTF8 &&
-		!pg_verify_mbstr(PG_UTF8, quotable.data, quotable.len, true))
+	if (!pg_verify_mbstr(PG_UTF8, quotable.data, quotable.len, true))
 	{
 		for (int i = 0; i < quotable.len; i++)
 		{

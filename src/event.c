@@ -1,16 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * event.c
- *	  The table that describes every event's fields.
+ *	  The table that describes the fields of every event.
  *
- * Reading JSON, the composite types and what is required of an event are all
- * driven by it: adding a field is adding a line (and a member of GigEvent).
+ * It drives the JSON parser, the composite types, the checks and the digest:
+ * to add a field, add a line (and a member of GigEvent).
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "lib/stringinfo.h"
+#include "port/pg_bswap.h"
+
 #include "event.h"
+#include "signature.h"
 
 #define ADDED GIG_EVENT_BIT(GIGS_ADDED)
 #define UPDATED GIG_EVENT_BIT(GIGS_UPDATED)
@@ -32,26 +36,29 @@ const char *const gig_event_names[GIG_EVENT_KINDS] = {
 
 /* clang-format off */
 const GigEventField gig_event_fields[GIG_EVENT_FIELDS] = {
-	/* key, column, column of gig_event, type, events, required, member */
-	{KEY("account"), "account_id", "account_id", GIG_UUID, ALL, true, MEMBER(account_id)},
-	{KEY("user"), "user_id", "user_id", GIG_UUID, ALL, true, MEMBER(user_id)},
-	{KEY("available_from"), "available_from", "available_from", GIG_TIMESTAMP, ALL, false, MEMBER(available_from)},
-	{KEY("available_to"), "available_to", "available_to", GIG_TIMESTAMP, ALL, false, MEMBER(available_to)},
-	{KEY("available_count"), "available_count", "available_count", GIG_COUNT, ALL, true, MEMBER(available_count)},
-	{KEY("added_count"), "added_count", "changed_count", GIG_COUNT, ADDED, true, MEMBER(changed_count)},
-	{KEY("added_from"), "added_from", "changed_from", GIG_TIMESTAMP, ADDED, false, MEMBER(changed_from)},
-	{KEY("added_to"), "added_to", "changed_to", GIG_TIMESTAMP, ADDED, false, MEMBER(changed_to)},
-	{KEY("updated_count"), "updated_count", "changed_count", GIG_COUNT, UPDATED, true, MEMBER(changed_count)},
-	{KEY("updated_gigs"), "updated_gigs", "changed_gigs", GIG_UUID_ARRAY, UPDATED, true, MEMBER(changed_gigs)},
-	{KEY("updated_from"), "updated_from", "changed_from", GIG_TIMESTAMP, UPDATED, false, MEMBER(changed_from)},
-	{KEY("updated_to"), "updated_to", "changed_to", GIG_TIMESTAMP, UPDATED, false, MEMBER(changed_to)},
-	{KEY("removed_count"), "removed_count", "changed_count", GIG_COUNT, REMOVED, true, MEMBER(changed_count)},
-	{KEY("removed_gigs"), "removed_gigs", "changed_gigs", GIG_UUID_ARRAY, REMOVED, true, MEMBER(changed_gigs)},
-	{KEY("removed_from"), "removed_from", "changed_from", GIG_TIMESTAMP, REMOVED, false, MEMBER(changed_from)},
-	{KEY("removed_to"), "removed_to", "changed_to", GIG_TIMESTAMP, REMOVED, false, MEMBER(changed_to)},
-	{KEY("days_synced"), "days_synced", "days_synced", GIG_COUNT, PARTIALLY, true, MEMBER(days_synced)},
+	/* key, column of gig_event, type, events, required, member */
+	{KEY("account"), 2, GIG_UUID, ALL, true, MEMBER(account_id)},
+	{KEY("user"), 3, GIG_UUID, ALL, true, MEMBER(user_id)},
+	{KEY("available_from"), 4, GIG_TIMESTAMP, ALL, false, MEMBER(available_from)},
+	{KEY("available_to"), 5, GIG_TIMESTAMP, ALL, false, MEMBER(available_to)},
+	{KEY("available_count"), 6, GIG_COUNT, ALL, true, MEMBER(available_count)},
+	{KEY("added_count"), 7, GIG_COUNT, ADDED, true, MEMBER(changed_count)},
+	{KEY("added_from"), 9, GIG_TIMESTAMP, ADDED, false, MEMBER(changed_from)},
+	{KEY("added_to"), 10, GIG_TIMESTAMP, ADDED, false, MEMBER(changed_to)},
+	{KEY("updated_count"), 7, GIG_COUNT, UPDATED, true, MEMBER(changed_count)},
+	{KEY("updated_gigs"), 8, GIG_UUID_ARRAY, UPDATED, false, MEMBER(changed_gigs)},
+	{KEY("updated_from"), 9, GIG_TIMESTAMP, UPDATED, false, MEMBER(changed_from)},
+	{KEY("updated_to"), 10, GIG_TIMESTAMP, UPDATED, false, MEMBER(changed_to)},
+	{KEY("removed_count"), 7, GIG_COUNT, REMOVED, true, MEMBER(changed_count)},
+	{KEY("removed_gigs"), 8, GIG_UUID_ARRAY, REMOVED, false, MEMBER(changed_gigs)},
+	{KEY("removed_from"), 9, GIG_TIMESTAMP, REMOVED, false, MEMBER(changed_from)},
+	{KEY("removed_to"), 10, GIG_TIMESTAMP, REMOVED, false, MEMBER(changed_to)},
+	{KEY("days_synced"), 11, GIG_COUNT, PARTIALLY, true, MEMBER(days_synced)},
 };
 /* clang-format on */
+
+static void AppendField(StringInfo bytes, GigFieldType type, const void *member);
+static void AppendInt64(StringInfo bytes, int64 value);
 
 /*
  * Finds one of the five events by its name.
@@ -72,7 +79,7 @@ FindGigEventKind(const char *name, size_t len, GigEventKind *kind)
 }
 
 /*
- * Finds a field by its key in "data".  Returns its place in the table, or -1.
+ * Finds a field by its key in "data".  Returns its index, or -1.
  */
 int
 FindGigEventField(const char *key, size_t len)
@@ -84,4 +91,63 @@ FindGigEventField(const char *key, size_t len)
 			return i;
 	}
 	return -1;
+}
+
+/*
+ * Digests what an event says: its kind and every field, but not the name of the
+ * subscription that delivered it.
+ *
+ * The encoding is unambiguous, because the kind determines the fields and their
+ * order, and byte-order independent, because digests are stored.
+ */
+int64
+DigestGigEvent(const GigEvent *event)
+{
+	StringInfoData bytes;
+
+	initStringInfo(&bytes);
+	AppendInt64(&bytes, event->kind);
+	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
+	{
+		if ((gig_event_fields[i].kinds & GIG_EVENT_BIT(event->kind)) == 0)
+			continue;
+		appendStringInfoChar(&bytes, GigEventHas(event, i) ? 1 : 0);
+		if (GigEventHas(event, i))
+			AppendField(&bytes, gig_event_fields[i].type,
+						GigEventMember(event, i));
+	}
+	return DigestBytes(bytes.data, bytes.len);
+}
+
+static void
+AppendField(StringInfo bytes, GigFieldType type, const void *member)
+{
+	const GigUuidArray *array = member;
+
+	switch (type)
+	{
+		case GIG_UUID:
+			appendBinaryStringInfo(bytes, member, UUID_LEN);
+			break;
+		case GIG_TIMESTAMP:
+			AppendInt64(bytes, *(const TimestampTz *) member);
+			break;
+		case GIG_COUNT:
+			AppendInt64(bytes, *(const int32 *) member);
+			break;
+		case GIG_UUID_ARRAY:
+			AppendInt64(bytes, array->length);
+			if (array->length > 0)
+				appendBinaryStringInfo(bytes, (const char *) array->elements,
+									   array->length * (int) UUID_LEN);
+			break;
+	}
+}
+
+static void
+AppendInt64(StringInfo bytes, int64 value)
+{
+	uint64 swapped = pg_hton64((uint64) value);
+
+	appendBinaryStringInfo(bytes, (const char *) &swapped, sizeof(swapped));
 }

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * event.h
- *	  A gigs webhook as a C struct, and the one table of its fields.
+ *	  A gigs webhook as a C struct, and the table of its fields.
  *
- * This room knows what the five events are made of and how their JSON is
- * read.  It knows nothing of tables, secrets or SQL functions.
+ * This file knows the fields of the five events and how their JSON is parsed.
+ * It knows nothing of tables, secrets or SQL functions.
  *
  *-------------------------------------------------------------------------
  */
@@ -68,16 +68,21 @@ typedef struct GigEventField
 {
 	const char *key; /* in the JSON object "data" */
 	size_t key_len;
-	const char *path;		/* of the key in the body */
-	const char *column;		/* in the event's own composite type */
-	const char *any_column; /* in gig_event */
+	const char *path; /* of the key in the body */
+	int column;		  /* of gig_event, counted from 0 */
 	GigFieldType type;
-	int kinds;	   /* GIG_EVENT_BIT of each event that has it */
+	int kinds;	   /* GIG_EVENT_BIT() of each event that has the field */
 	bool required; /* neither absent nor null */
 	size_t offset; /* of the member of GigEvent */
 } GigEventField;
 
 #define GIG_EVENT_FIELDS 17
+
+/*
+ * The columns of gig_event: event, name, and the members of GigEvent.  An event's
+ * own composite type has its name, and its fields in the order of the table.
+ */
+#define GIG_EVENT_COLUMNS 12
 
 extern const char *const gig_event_names[GIG_EVENT_KINDS];
 extern const GigEventField gig_event_fields[GIG_EVENT_FIELDS];
@@ -94,19 +99,26 @@ GigEventMember(const GigEvent *event, int field)
 	return (char *) event + gig_event_fields[field].offset;
 }
 
-/* The fields of every event that may be null, by their places in the table. */
+/* The order of the SQL type uuid. */
+static inline int
+CompareUuids(const pg_uuid_t *a, const pg_uuid_t *b)
+{
+	return memcmp(a->data, b->data, UUID_LEN);
+}
+
+/* Indexes in gig_event_fields of the fields of every event that may be null. */
 #define GIG_FIELD_AVAILABLE_FROM 2
 #define GIG_FIELD_AVAILABLE_TO 3
 
 extern bool FindGigEventKind(const char *name, size_t len, GigEventKind *kind);
 extern int FindGigEventField(const char *key, size_t len);
+extern int64 DigestGigEvent(const GigEvent *event);
 
 /*
  * event_json.c
  *
- * A webhook is read in two steps: its signature can only be checked once the
- * subscription's name is known, and what it says is only looked at once the
- * signature is good.
+ * A webhook is parsed in two steps: the subscription's name is needed to verify
+ * the signature, and values are only checked once the signature is valid.
  */
 typedef struct GigDocument GigDocument;
 

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * event_json.c
- *	  The bytes of a webhook into a GigEvent.
+ *	  Parsing a webhook's body into a GigEvent.
  *
- * PostgreSQL's own parser walks the body once and its semantic actions note
- * where the values of the keys we know lie.  Nothing is judged on the way: in
- * JSON a later key replaces an earlier one, as in jsonb, and which fields
- * count is only known once "event" has been seen, which may come last.
+ * PostgreSQL's JSON parser reads the body once.  Its semantic actions record
+ * where the values of known keys are.  Values are checked afterwards: a later
+ * key replaces an earlier one, as in jsonb, and the required fields depend on
+ * "event", which may come last.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,12 +19,12 @@
 #include "event_value.h"
 
 /*
- * How deep a body may nest.  The parser recurses and raises when the stack
- * runs short; this is far from there, and far from what is ever sent.
+ * Maximum nesting depth.  The parser recurses and would raise an error when the
+ * stack depth limit is exceeded, which is far deeper.
  */
 #define MAX_DEPTH 256
 
-/* Where the objects we look into lie. */
+/* Depths of the objects and arrays that have known keys. */
 #define ROOT_DEPTH 1
 #define DATA_DEPTH 2
 #define GIGS_DEPTH 3
@@ -42,9 +42,8 @@ struct GigDocument
 	JsonLexContext *lex;
 	GigError *error; /* filled when an action stops the parser */
 	int depth;
-	bool is_object;	  /* what the body is made of */
 	bool in_data;	  /* the root's current key is "data" */
-	int current_list; /* the gigs array we are in, or -1 */
+	int current_list; /* the field whose array is being parsed, or -1 */
 
 	JsonValue event;
 	JsonValue name;
@@ -55,17 +54,15 @@ struct GigDocument
 	const char *name_utf8; /* what "name" spells */
 };
 
-static JSON_ACTION StartObject(void *state);
-static JSON_ACTION StartArray(void *state);
+static bool CheckEncoding(const char *body, size_t len, GigError *error);
+static JSON_ACTION StartNested(void *state);
 static JSON_ACTION EndNested(void *state);
 static JSON_ACTION StartField(void *state, char *key, bool isnull);
 static JSON_ACTION StartElement(void *state, bool isnull);
-static bool EnterNested(GigDocument *document);
 static JsonValue CurrentKey(const GigDocument *document);
 static JsonValue CurrentValue(const GigDocument *document);
 static void NoteRootField(GigDocument *document, const char *key, size_t len);
 static void NoteDataField(GigDocument *document, const char *key, size_t len);
-static void ForgetData(GigDocument *document);
 static void NoteGig(GigDocument *document);
 static void SetJsonError(const GigDocument *document, const char *body,
 						 size_t len, JsonParseErrorType result);
@@ -74,11 +71,11 @@ static bool ReadField(const GigDocument *document, int field, GigEvent *event,
 static bool RefuseGig(const GigList *list, const char *path, GigError *error);
 
 /*
- * Reads a body's structure and the subscription's name.
+ * Parses a body's structure and the subscription's name.
  *
- * Everything is allocated in the current memory context, and the document
- * points into the body.  Returns NULL and says why if the body is no JSON
- * object with a name.
+ * Memory is allocated in the current context, and the document points into the
+ * body.  Returns NULL and fills the error if the body is not a JSON object with
+ * a name.
  */
 GigDocument *
 ReadGigDocument(const char *body, size_t len, GigError *error)
@@ -86,9 +83,9 @@ ReadGigDocument(const char *body, size_t len, GigError *error)
 	GigDocument *document = palloc0(sizeof(GigDocument));
 	JsonSemAction actions = {
 		.semstate = document,
-		.object_start = StartObject,
+		.object_start = StartNested,
 		.object_end = EndNested,
-		.array_start = StartArray,
+		.array_start = StartNested,
 		.array_end = EndNested,
 		.object_field_start = StartField,
 		.array_element_start = StartElement,
@@ -96,16 +93,10 @@ ReadGigDocument(const char *body, size_t len, GigError *error)
 	JsonParseErrorType result;
 	const char *name;
 	size_t name_len;
-	int valid_len = ValidUtf8Length(body, (int) len);
 
 	error->sqlerrcode = 0;
-	if ((size_t) valid_len < len)
-	{
-		SetGigError(error, ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
-					"invalid byte sequence for encoding \"UTF8\" at byte %d: 0x%02x",
-					valid_len, (unsigned char) body[valid_len]);
+	if (!CheckEncoding(body, len, error))
 		return NULL;
-	}
 
 	document->error = error;
 	document->current_list = -1;
@@ -119,7 +110,7 @@ ReadGigDocument(const char *body, size_t len, GigError *error)
 		SetJsonError(document, body, len, result);
 		return NULL;
 	}
-	if (!document->is_object)
+	if (body[strspn(body, " \t\n\r")] != '{')
 	{
 		SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
 					"webhook body is not a JSON object");
@@ -133,7 +124,28 @@ ReadGigDocument(const char *body, size_t len, GigError *error)
 }
 
 /*
- * Returns the name of the subscription that a document came under, in UTF-8.
+ * Checks that a body is UTF-8, without what the parser would report less clearly.
+ */
+static bool
+CheckEncoding(const char *body, size_t len, GigError *error)
+{
+	int valid_len = pg_encoding_verifymbstr(PG_UTF8, body, (int) len);
+
+	if (len >= 3 && memcmp(body, "\xef\xbb\xbf", 3) == 0)
+		return SetGigError(error, ERRCODE_INVALID_JSON_TEXT,
+						   "malformed JSON at byte 0: webhook body begins with a byte order mark");
+	if (len >= 2 && memcmp(body, "\x1f\x8b", 2) == 0)
+		return SetGigError(error, ERRCODE_INVALID_JSON_TEXT,
+						   "malformed JSON at byte 0: webhook body is compressed with gzip");
+	if ((size_t) valid_len < len)
+		return SetGigError(error, ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+						   "invalid byte sequence for encoding \"UTF8\" at byte %d: 0x%02x",
+						   valid_len, (unsigned char) body[valid_len]);
+	return true;
+}
+
+/*
+ * Returns the name of the subscription that delivered a document.
  */
 const char *
 GigDocumentName(const GigDocument *document)
@@ -142,7 +154,7 @@ GigDocumentName(const GigDocument *document)
 }
 
 /*
- * Tells whether a document's event belongs to another family than gigs.
+ * Tells whether a document's event belongs to another family than "gigs".
  */
 bool
 GigDocumentIsForeign(const GigDocument *document)
@@ -225,7 +237,7 @@ ReadField(const GigDocument *document, int field, GigEvent *event,
 }
 
 /*
- * Says why the first bad element of a gigs array is no UUID.
+ * Fills the error for the first element of a gigs array that is not a UUID.
  */
 static bool
 RefuseGig(const GigList *list, const char *path, GigError *error)
@@ -241,28 +253,21 @@ RefuseGig(const GigList *list, const char *path, GigError *error)
 /*
  * The parser's semantic actions.
  *
- * When an object's field or an array's element starts, the lexer has just read
- * the value's first token, which is all of it where it is no object or array.
+ * When an object field or array element starts, the lexer has just read the
+ * value's first token, which is the whole value unless it is an object or array.
  */
 static JSON_ACTION
-StartObject(void *state)
+StartNested(void *state)
 {
 	GigDocument *document = state;
 
-	if (!EnterNested(document))
+	CHECK_FOR_INTERRUPTS();
+	if (++document->depth > MAX_DEPTH)
+	{
+		SetGigError(document->error, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+					"webhook body nests deeper than %d levels", MAX_DEPTH);
 		JSON_ACTION_STOP(document->lex);
-	if (document->depth == ROOT_DEPTH)
-		document->is_object = true;
-	JSON_ACTION_CONTINUE();
-}
-
-static JSON_ACTION
-StartArray(void *state)
-{
-	GigDocument *document = state;
-
-	if (!EnterNested(document))
-		JSON_ACTION_STOP(document->lex);
+	}
 	JSON_ACTION_CONTINUE();
 }
 
@@ -288,7 +293,7 @@ StartField(void *state, char *key pg_attribute_unused(),
 		const char *name;
 		size_t len;
 
-		/* a key whose escapes mean nothing is one that we don't know */
+		/* a key with invalid escapes is an unknown key */
 		if (!DecodeJsonString(&token, "", &name, &len, NULL))
 			len = 0;
 		if (document->depth == ROOT_DEPTH)
@@ -309,27 +314,16 @@ StartElement(void *state, bool isnull pg_attribute_unused())
 	JSON_ACTION_CONTINUE();
 }
 
-static bool
-EnterNested(GigDocument *document)
-{
-	CHECK_FOR_INTERRUPTS();
-	if (++document->depth > MAX_DEPTH)
-		return SetGigError(document->error, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-						   "webhook body nests deeper than %d levels",
-						   MAX_DEPTH);
-	return true;
-}
-
 /*
- * The token of the key whose value starts.  A lexer that leaves escapes alone
- * keeps no key, but the colon behind it has just been passed.
+ * Returns the token of the key whose value starts.  A lexer that does not
+ * resolve escapes passes no key, so search backwards from the colon.
  */
 static JsonValue
 CurrentKey(const GigDocument *document)
 {
 	const char *end = document->lex->prev_token_terminator - 1;
 	const char *start;
-	JsonValue token;
+	JsonValue token = {.type = JSON_TOKEN_STRING};
 
 	while (*end != '"')
 		end--;
@@ -344,7 +338,6 @@ CurrentKey(const GigDocument *document)
 		if ((start - before) % 2 == 0)
 			break;
 	}
-	token.type = JSON_TOKEN_STRING;
 	token.start = start;
 	token.len = end + 1 - start;
 	return token;
@@ -375,16 +368,10 @@ NoteRootField(GigDocument *document, const char *key, size_t len)
 	{
 		document->data = CurrentValue(document);
 		document->in_data = true;
-		ForgetData(document);
+		/* a second "data" replaces all of the first */
+		for (int i = 0; i < GIG_EVENT_FIELDS; i++)
+			document->fields[i].type = JSON_TOKEN_INVALID;
 	}
-}
-
-/* A second "data" replaces all of the first. */
-static void
-ForgetData(GigDocument *document)
-{
-	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
-		document->fields[i].type = JSON_TOKEN_INVALID;
 }
 
 static void
@@ -422,7 +409,7 @@ NoteGig(GigDocument *document)
 				? repalloc(gigs->elements, list->capacity * sizeof(pg_uuid_t))
 				: palloc(list->capacity * sizeof(pg_uuid_t));
 	}
-	/* what is wrong with it is only told to who has signed it */
+	/* the error is set by RefuseGig(), once the signature is valid */
 	if (DecodeUuid(&value, "", &gigs->elements[gigs->length], NULL))
 		gigs->length++;
 	else
@@ -430,7 +417,7 @@ NoteGig(GigDocument *document)
 }
 
 /*
- * Says what the parser didn't like, and where.
+ * Fills the error with the parser's error and its position.
  */
 static void
 SetJsonError(const GigDocument *document, const char *body, size_t len,

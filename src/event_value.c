@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * event_value.c
- *	  Tokens of a webhook's JSON, and what they mean.
+ *	  Decoding the values of a webhook's JSON.
  *
- * PostgreSQL's own input functions raise what they refuse (until 16), and
- * read more than a webhook may say.  So each value's form is checked here
- * first; where its meaning takes more than reading digits, PostgreSQL gives it.
+ * PostgreSQL's input functions raise errors (before 16), and accept more forms
+ * than a webhook may use.  So the form is checked here first; what takes more
+ * than reading digits is left to PostgreSQL.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,45 +33,29 @@ bool
 SetTypeError(GigError *error, const char *path, const char *expected,
 			 JsonTokenType got)
 {
-	const char *what = NULL;
+	static const char *const values[JSON_TOKEN_END + 1] = {
+		[JSON_TOKEN_STRING] = "a string",
+		[JSON_TOKEN_NUMBER] = "a number",
+		[JSON_TOKEN_OBJECT_START] = "an object",
+		[JSON_TOKEN_ARRAY_START] = "an array",
+		[JSON_TOKEN_TRUE] = "a boolean",
+		[JSON_TOKEN_FALSE] = "a boolean",
+		[JSON_TOKEN_NULL] = "null",
+	};
 
-	switch (got)
-	{
-		case JSON_TOKEN_STRING:
-			what = "a string";
-			break;
-		case JSON_TOKEN_NUMBER:
-			what = "a number";
-			break;
-		case JSON_TOKEN_OBJECT_START:
-			what = "an object";
-			break;
-		case JSON_TOKEN_ARRAY_START:
-			what = "an array";
-			break;
-		case JSON_TOKEN_TRUE:
-		case JSON_TOKEN_FALSE:
-			what = "a boolean";
-			break;
-		case JSON_TOKEN_NULL:
-			what = "null";
-			break;
-		default:
-			break;
-	}
-	if (what == NULL)
+	if (values[got] == NULL)
 		SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
 					"missing key \"%s\"", path);
 	else
 		SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
 					"invalid value for key \"%s\": expected %s, got %s", path,
-					expected, what);
+					expected, values[got]);
 	return false;
 }
 
 /*
- * Gives a string's characters in UTF-8, escapes resolved.  They are not
- * terminated, and lie in the body itself where nothing is escaped.
+ * Decodes a string, with escapes resolved.  The result is not terminated, and
+ * points into the body if it has no escapes.
  */
 bool
 DecodeJsonString(const JsonValue *value, const char *path, const char **s,
@@ -105,11 +89,11 @@ DecodeJsonString(const JsonValue *value, const char *path, const char **s,
 }
 
 /*
- * Resolves escapes that the lexer has found well-formed, and moves "to" to the
- * end of what it wrote.  False for \u0000 and for halves of surrogate pairs.
+ * Resolves escapes that the lexer has found well-formed, and advances "to".
+ * Returns false for \u0000 and for unpaired surrogates.
  *
- * The lexer's own resolving isn't used: it turns characters into the server's
- * encoding, and raises where that lacks one, even in values nobody reads.
+ * The lexer could resolve escapes itself, but would fail for these even in
+ * values that are not read, and copy every string.
  */
 static bool
 UnescapeJson(const char *from, const char *end, char **to)
@@ -168,7 +152,7 @@ ReadHex4(const char *s, pg_wchar *unit)
 }
 
 /*
- * Gives the UUID that a string spells, in the one form that RFC 9562 has.
+ * Decodes a UUID in the form of RFC 9562.
  */
 bool
 DecodeUuid(const JsonValue *value, const char *path, pg_uuid_t *uuid,
@@ -193,7 +177,7 @@ DecodeUuid(const JsonValue *value, const char *path, pg_uuid_t *uuid,
 }
 
 /*
- * Gives the integer that a number spells.  Counts are never negative.
+ * Decodes an integer that is not negative.
  */
 bool
 DecodeCount(const JsonValue *value, const char *path, int32 *count,
@@ -224,8 +208,7 @@ DecodeCount(const JsonValue *value, const char *path, int32 *count,
 }
 
 /*
- * Gives the instant that an ISO 8601 date-time names; without a zone it is in
- * UTC.
+ * Decodes an ISO 8601 date-time; without a zone it is in UTC.
  */
 bool
 DecodeTimestamp(const JsonValue *value, const char *path,
@@ -260,38 +243,30 @@ DecodeTimestamp(const JsonValue *value, const char *path,
 }
 
 /*
- * Reads a date-time of the one form that Argyle documents, with nothing odd
- * about it: "2023-03-03T00:00:00Z".  Whatever else is a date-time, or none, is
- * for PostgreSQL to say, which takes ten times as long.
+ * Reads a date-time of the form that Argyle documents, "2023-03-03T00:00:00Z".
+ * Other forms are left to PostgreSQL, which takes ten times as long.
  */
 static bool
 ReadUtcSeconds(const char *s, size_t len, TimestampTz *timestamp)
 {
+	struct pg_tm tm = {0};
 	int century;
-	int year;
-	int month;
-	int day;
-	int hour;
-	int minute;
-	int second;
+	int zone = 0;
 
 	if (len != strlen("YYYY-MM-DDTHH:MM:SSZ") || s[4] != '-' || s[7] != '-' ||
 		s[10] != 'T' || s[13] != ':' || s[16] != ':' || s[19] != 'Z' ||
-		!ReadTwoDigits(s, &century) || !ReadTwoDigits(s + 2, &year) ||
-		!ReadTwoDigits(s + 5, &month) || !ReadTwoDigits(s + 8, &day) ||
-		!ReadTwoDigits(s + 11, &hour) || !ReadTwoDigits(s + 14, &minute) ||
-		!ReadTwoDigits(s + 17, &second))
+		!ReadTwoDigits(s, &century) || !ReadTwoDigits(s + 2, &tm.tm_year) ||
+		!ReadTwoDigits(s + 5, &tm.tm_mon) || !ReadTwoDigits(s + 8, &tm.tm_mday) ||
+		!ReadTwoDigits(s + 11, &tm.tm_hour) ||
+		!ReadTwoDigits(s + 14, &tm.tm_min) || !ReadTwoDigits(s + 17, &tm.tm_sec))
 		return false;
-	year += century * 100;
-	if (year < 1 || month < 1 || month > MONTHS_PER_YEAR || day < 1 ||
-		day > day_tab[isleap(year)][month - 1] || hour >= HOURS_PER_DAY ||
-		minute >= MINS_PER_HOUR || second >= SECS_PER_MINUTE)
-		return false;
-	*timestamp =
-		(date2j(year, month, day) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY +
-		((hour * MINS_PER_HOUR + minute) * SECS_PER_MINUTE + second) *
-			USECS_PER_SEC;
-	return true;
+	tm.tm_year += century * 100;
+	return tm.tm_year >= 1 && tm.tm_mon >= 1 && tm.tm_mon <= MONTHS_PER_YEAR &&
+		   tm.tm_mday >= 1 &&
+		   tm.tm_mday <= day_tab[isleap(tm.tm_year)][tm.tm_mon - 1] &&
+		   tm.tm_hour < HOURS_PER_DAY && tm.tm_min < MINS_PER_HOUR &&
+		   tm.tm_sec < SECS_PER_MINUTE &&
+		   tm2timestamp(&tm, 0, &zone, timestamp) == 0;
 }
 
 static bool
@@ -305,9 +280,9 @@ ReadTwoDigits(const char *s, int *value)
  * Tells whether a string has the form of an ISO 8601 date-time, and how long
  * it is without its zone.
  *
- * PostgreSQL reads far more: "now", "infinity", names of months and zones,
- * dates whose meaning hangs on DateStyle.  The time's own form is left to it,
- * because Argyle itself has sent "2023-01-02T0:000:00Z".
+ * PostgreSQL accepts more: "now", "infinity", names of months and zones, dates
+ * that depend on DateStyle.  The form of the time is left to PostgreSQL, because
+ * Argyle's own reference has "2023-01-02T0:000:00Z".
  */
 static bool
 IsIsoDateTime(const char *s, size_t len, size_t *local_len)
@@ -356,7 +331,7 @@ SkipDigits(const char *s, size_t len, size_t at)
 }
 
 /*
- * Reads a date-time with PostgreSQL's own rules.  Returns 0 or a DTERR code.
+ * Decodes a date-time with PostgreSQL's rules.  Returns 0 or a DTERR code.
  */
 static int
 TimestampFromIso(const char *s, size_t len, size_t local_len,
@@ -376,7 +351,7 @@ TimestampFromIso(const char *s, size_t len, size_t local_len,
 	int dterr;
 
 	/*
-	 * "Z" goes no further: what it means hangs on timezone_abbreviations.
+	 * Remove "Z", because its meaning depends on timezone_abbreviations.
 	 */
 	if (!has_offset)
 		len = local_len;

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * event_value.h
- *	  Tokens of a webhook's JSON, and what they mean.
+ *	  Decoding the values of a webhook's JSON.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,8 +15,8 @@
 #include "error.h"
 
 /*
- * A value as the lexer met it: the token, quotes and escapes included.  Of an
- * object or an array only the opening bracket is kept.
+ * A value's token, including quotes and escapes.  For an object or array it is
+ * the opening bracket.
  */
 typedef struct JsonValue
 {
@@ -26,10 +26,9 @@ typedef struct JsonValue
 } JsonValue;
 
 /*
- * Each takes a value and the path of its key, and gives what it means or says
- * why it means nothing.  The first two are asked for values by the thousand,
- * before a signature is checked: without an error they fail without a word,
- * which costs no memory.
+ * Each decodes a value, or returns false and fills the error with the path of
+ * its key.  The first two accept a NULL error and then allocate no message: they
+ * are called for thousands of values before the signature is verified.
  */
 extern bool DecodeJsonString(const JsonValue *value, const char *path,
 							 const char **s, size_t *len, GigError *error);

@@ -1,10 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * hex.c
- *	  Hexadecimal digits into bytes.
+ *	  Decoding hexadecimal digits.
  *
- * PostgreSQL's own hex_decode() raises what it refuses (until 16), skips white
- * space, and takes an odd number of digits for the caller's fault.
+ * PostgreSQL's hex_decode() raises errors (before 16) and skips white space.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,7 +25,7 @@ static const unsigned char digits[256] = {
 /* clang-format on */
 
 /*
- * Reads two digits, of either case, for each byte.
+ * Decodes two digits, of either case, for each byte.
  */
 bool
 DecodeHex(const char *hex, unsigned char *bytes, size_t nbytes)

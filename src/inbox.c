@@ -1,11 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * inbox.c
- *	  The trigger door: raw inbox tables, whatever their columns.
+ *	  The trigger that ingests rows inserted into raw inbox tables.
  *
- * The trigger runs as the user who inserts.  Only the pipeline behind it works
- * in the owner's name; the checks of a column's domain, which anyone can have
- * written, never do.
+ * The trigger runs as the user who inserts, and so do input functions and
+ * domains of the inbox's columns, which any role may have written.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,12 +20,18 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-#include "encoding.h"
-#include "inbox.h"
 #include "ingest.h"
 
-/* The largest signature in a char(n), with its header. */
-#define MAX_PADDED_SIGNATURE ((int32) VARHDRSZ + 1000)
+/* The columns, in the order of the trigger's arguments. */
+typedef enum InboxColumn
+{
+	INBOX_BODY,
+	INBOX_SIGNATURE,
+	INBOX_OUTCOME,
+	INBOX_ERROR
+} InboxColumn;
+
+#define INBOX_COLUMNS (INBOX_ERROR + 1)
 
 static const struct
 {
@@ -44,16 +49,23 @@ static void FindColumns(const TriggerData *trigger, const GigSchema *schema,
 						AttrNumber *attnums);
 static void CheckColumn(const TriggerData *trigger, const GigSchema *schema,
 						InboxColumn column, Form_pg_attribute attribute);
+static bool ColumnTypeFits(const GigSchema *schema, InboxColumn column,
+						   Form_pg_attribute attribute);
 static void ReadInput(const TriggerData *trigger, const AttrNumber *attnums,
 					  GigInput *input);
+static HeapTuple SetOutcome(const TriggerData *trigger,
+							const AttrNumber *attnums, const GigResult *result);
+static char *FormatError(Form_pg_attribute attribute, const GigError *error);
+static HeapTuple SetColumn(HeapTuple row, TupleDesc tupdesc, int column,
+						   char *string);
 
 /*
  * gig_inbox_ingest(['body' [, 'signature' [, 'outcome' [, 'error']]]])
  *		returns trigger
  *
- * For BEFORE INSERT FOR EACH ROW.  Ingests the row and notes in it what became
- * of it.  A bad row is kept, marked rejected with its reason; where the table
- * has no outcome column it is refused with the error instead.
+ * For BEFORE INSERT FOR EACH ROW.  Ingests the row and sets its outcome.  A
+ * rejected row is kept, with the reason in the error column.  If the table has
+ * no outcome column, the error is raised instead.
  */
 PG_FUNCTION_INFO_V1(gig_inbox_ingest);
 Datum
@@ -64,53 +76,24 @@ gig_inbox_ingest(PG_FUNCTION_ARGS)
 	AttrNumber attnums[INBOX_COLUMNS];
 	GigInput input;
 	GigResult result;
-	TupleDesc tupdesc;
-	int replaced[2];
-	Datum values[2];
-	bool nulls[2];
-	int nreplaced = 0;
 
 	CheckTriggerCall(fcinfo);
 	schema = GetGigSchema(fcinfo);
-	tupdesc = RelationGetDescr(trigger->tg_relation);
 	FindColumns(trigger, schema, attnums);
 	ReadInput(trigger, attnums, &input);
-
-	IngestGigInputs(schema, &input, &result, 1);
-
-	if (attnums[INBOX_OUTCOME] == InvalidAttrNumber)
-	{
-		if (result.outcome == OUTCOME_REJECTED)
-			ThrowGigError(&result.error);
-		return PointerGetDatum(trigger->tg_trigtuple);
-	}
-	LogGigRefusal(&result.error);
-
-	replaced[nreplaced] = attnums[INBOX_OUTCOME];
-	values[nreplaced] =
-		OutputDatum(TupleDescAttr(tupdesc, attnums[INBOX_OUTCOME] - 1),
-					pstrdup(gig_outcome_names[result.outcome]));
-	nulls[nreplaced++] = false;
-	if (attnums[INBOX_ERROR] != InvalidAttrNumber)
-	{
-		bool rejected = result.outcome == OUTCOME_REJECTED;
-
-		replaced[nreplaced] = attnums[INBOX_ERROR];
-		values[nreplaced] =
-			ErrorDatum(TupleDescAttr(tupdesc, attnums[INBOX_ERROR] - 1),
-					   rejected ? &result.error : NULL);
-		nulls[nreplaced++] = !rejected;
-	}
-	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_trigtuple,
-													 tupdesc, nreplaced,
-													 replaced, values, nulls));
+	IngestWebhooks(schema, &input, &result, 1);
+	if (attnums[INBOX_OUTCOME] != InvalidAttrNumber)
+		return PointerGetDatum(SetOutcome(trigger, attnums, &result));
+	if (result.outcome == OUTCOME_REJECTED)
+		ThrowGigError(&result.error);
+	return PointerGetDatum(trigger->tg_trigtuple);
 }
 
 static void
 CheckTriggerCall(FunctionCallInfo fcinfo)
 {
 	const TriggerData *trigger = (TriggerData *) fcinfo->context;
-	const char *problem = NULL;
+	const char *expected;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -119,20 +102,19 @@ CheckTriggerCall(FunctionCallInfo fcinfo)
 						"gig_inbox_ingest")));
 
 	if (!TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
-		problem = "FOR EACH ROW";
+		expected = "FOR EACH ROW";
 	else if (!TRIGGER_FIRED_BEFORE(trigger->tg_event))
-		problem = "BEFORE";
+		expected = "BEFORE";
 	else if (!TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
-		problem = "INSERT";
-	if (problem != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("trigger \"%s\" on table \"%s\" must be fired %s",
-						trigger->tg_trigger->tgname,
-						RelationGetRelationName(trigger->tg_relation),
-						strcmp(problem, "INSERT") == 0 ? "by INSERT only"
-													   : problem),
-				 errhint("Create it BEFORE INSERT ON the table FOR EACH ROW.")));
+		expected = "by INSERT only";
+	else
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+			 errmsg("trigger \"%s\" on table \"%s\" must be fired %s",
+					trigger->tg_trigger->tgname,
+					RelationGetRelationName(trigger->tg_relation), expected),
+			 errhint("Create it BEFORE INSERT ON the table FOR EACH ROW.")));
 }
 
 /*
@@ -159,8 +141,8 @@ FindColumns(const TriggerData *trigger, const GigSchema *schema,
 	for (int column = 0; column < INBOX_COLUMNS; column++)
 	{
 		bool named = column < definition->tgnargs;
-		const char *name = named ? definition->tgargs[column]
-								 : inbox_columns[column].default_name;
+		const char *role = inbox_columns[column].default_name;
+		const char *name = named ? definition->tgargs[column] : role;
 		int attnum = SPI_fnumber(tupdesc, name);
 
 		attnums[column] = InvalidAttrNumber;
@@ -182,8 +164,7 @@ FindColumns(const TriggerData *trigger, const GigSchema *schema,
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" for the %s does not exist",
-							definition->tgname, table, name,
-							inbox_columns[column].default_name),
+							definition->tgname, table, name, role),
 					 errhint(
 						 "The arguments name the columns of body, signature, outcome and error.")));
 	}
@@ -193,11 +174,17 @@ static void
 CheckColumn(const TriggerData *trigger, const GigSchema *schema,
 			InboxColumn column, Form_pg_attribute attribute)
 {
-	if (!InboxColumnFits(schema, column, attribute))
-		ThrowInboxColumn(psprintf("trigger \"%s\" on table \"%s\"",
-								  trigger->tg_trigger->tgname,
-								  RelationGetRelationName(trigger->tg_relation)),
-						 column, attribute);
+	if (!ColumnTypeFits(schema, column, attribute))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" for the %s has type %s",
+						trigger->tg_trigger->tgname,
+						RelationGetRelationName(trigger->tg_relation),
+						NameStr(attribute->attname),
+						inbox_columns[column].default_name,
+						format_type_be(attribute->atttypid)),
+				 errdetail(
+					 "A body is bytea or text, a signature and an error are text, an outcome is text or gig_ingest_outcome.")));
 	if (attribute->attgenerated != '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
@@ -211,15 +198,13 @@ CheckColumn(const TriggerData *trigger, const GigSchema *schema,
 }
 
 /*
- * Tells whether a column's type does.  A body is to be kept byte by byte, as
- * char(n) and jsonb don't.
+ * A body must keep every byte, which char(n) and jsonb do not.
  */
-bool
-InboxColumnFits(const GigSchema *schema, InboxColumn column,
-				Form_pg_attribute attribute)
+static bool
+ColumnTypeFits(const GigSchema *schema, InboxColumn column,
+			   Form_pg_attribute attribute)
 {
-	int32 typmod = attribute->atttypmod;
-	Oid type = getBaseTypeAndTypmod(attribute->atttypid, &typmod);
+	Oid type = getBaseType(attribute->atttypid);
 
 	if (type == TEXTOID || type == VARCHAROID)
 		return true;
@@ -230,26 +215,10 @@ InboxColumnFits(const GigSchema *schema, InboxColumn column,
 		case INBOX_OUTCOME:
 			return type == schema->outcome_type;
 		case INBOX_SIGNATURE:
-			return type == BPCHAROID && typmod <= MAX_PADDED_SIGNATURE;
 		case INBOX_ERROR:
 			return type == BPCHAROID;
 	}
 	return false;
-}
-
-void
-ThrowInboxColumn(const char *where, InboxColumn column,
-				 Form_pg_attribute attribute)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_DATATYPE_MISMATCH),
-			 errmsg("%s: column \"%s\" for the %s has type %s", where,
-					NameStr(attribute->attname),
-					inbox_columns[column].default_name,
-					format_type_be(attribute->atttypid)),
-			 errdetail(
-				 "A body is bytea or text, a signature and an error are text, an outcome is text or gig_ingest_outcome.")));
-	pg_unreachable();
 }
 
 static void
@@ -258,71 +227,84 @@ ReadInput(const TriggerData *trigger, const AttrNumber *attnums, GigInput *input
 	TupleDesc tupdesc = RelationGetDescr(trigger->tg_relation);
 	HeapTuple row = trigger->tg_trigtuple;
 	bool isnull;
-	Datum value = heap_getattr(row, attnums[INBOX_BODY], tupdesc, &isnull);
+	Datum value;
 
-	memset(input, 0, sizeof(GigInput));
+	InitGigInput(input);
+	/* text is UTF-8 */
+	value = heap_getattr(row, attnums[INBOX_BODY], tupdesc, &isnull);
 	if (!isnull)
-	{
-		Oid type = TupleDescAttr(tupdesc, attnums[INBOX_BODY] - 1)->atttypid;
-
-		if (getBaseType(type) == BYTEAOID)
-			input->body = (bytea *) DatumGetPointer(value);
-		else
-			input->body = TextToBody((text *) DatumGetPointer(value));
-	}
+		input->body = (bytea *) DatumGetPointer(value);
 
 	value = heap_getattr(row, attnums[INBOX_SIGNATURE], tupdesc, &isnull);
 	if (!isnull)
-		SetInboxSignature(input,
-						  TupleDescAttr(tupdesc, attnums[INBOX_SIGNATURE] - 1),
-						  value);
+	{
+		Oid type =
+			TupleDescAttr(tupdesc, attnums[INBOX_SIGNATURE] - 1)->atttypid;
+
+		/* remove the padding of char(n) */
+		if (getBaseType(type) == BPCHAROID &&
+			toast_raw_datum_size(value) - VARHDRSZ <= MAX_SIGNATURE_LEN)
+			value = DirectFunctionCall1(rtrim1, value);
+		SetGigSignature(input, value);
+	}
 }
 
 /*
- * Takes over a signature, without the blanks that char(n) adds, unless there are
- * more than anyone would want to look at.
+ * Returns the row with the outcome and the reason for it.
  */
-void
-SetInboxSignature(GigInput *input, const FormData_pg_attribute *attribute,
-				  Datum value)
+static HeapTuple
+SetOutcome(const TriggerData *trigger, const AttrNumber *attnums,
+		   const GigResult *result)
 {
-	if (getBaseType(attribute->atttypid) == BPCHAROID &&
-		toast_raw_datum_size(value) <= MAX_PADDED_SIGNATURE)
-		value = DirectFunctionCall1(rtrim1, value);
-	SetGigSignature(input, value);
+	TupleDesc tupdesc = RelationGetDescr(trigger->tg_relation);
+	AttrNumber error_column = attnums[INBOX_ERROR];
+	HeapTuple row =
+		SetColumn(trigger->tg_trigtuple, tupdesc, attnums[INBOX_OUTCOME],
+				  pstrdup(gig_outcome_names[result->outcome]));
+
+	LogRejection(&result->error);
+	if (error_column != InvalidAttrNumber)
+		row = SetColumn(row, tupdesc, error_column,
+						FormatError(TupleDescAttr(tupdesc, error_column - 1),
+									&result->error));
+	return row;
 }
 
 /*
- * The reason of a refusal, or null.  One that is too long for the column is
- * cut: it must not cost the row.
+ * Returns the reason for an outcome, or NULL.  A reason that is too long for
+ * the column is truncated, so that the row is kept.
  */
-Datum
-ErrorDatum(Form_pg_attribute attribute, const GigError *error)
+static char *
+FormatError(Form_pg_attribute attribute, const GigError *error)
 {
 	int32 typmod = attribute->atttypmod;
 	Oid base = getBaseTypeAndTypmod(attribute->atttypid, &typmod);
 	char *reason;
 
-	if (error == NULL)
-		return OutputDatum(attribute, NULL);
+	if (error->sqlerrcode == 0)
+		return NULL;
 	reason =
 		psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
 	if ((base == VARCHAROID || base == BPCHAROID) && typmod >= (int32) VARHDRSZ)
 		reason[pg_mbcharcliplen(reason, (int) strlen(reason), typmod - VARHDRSZ)] =
 			'\0';
-	return OutputDatum(attribute, reason);
+	return reason;
 }
 
 /*
- * Makes a value of the column's type, which may be a domain that has its own
- * opinion of it, even of null.
+ * Sets a column by its input function, so that a domain can refuse the value,
+ * even NULL.
  */
-Datum
-OutputDatum(Form_pg_attribute attribute, char *value)
+static HeapTuple
+SetColumn(HeapTuple row, TupleDesc tupdesc, int column, char *string)
 {
+	Form_pg_attribute attribute = TupleDescAttr(tupdesc, column - 1);
+	bool isnull = string == NULL;
 	Oid input;
 	Oid ioparam;
+	Datum value;
 
 	getTypeInputInfo(attribute->atttypid, &input, &ioparam);
-	return OidInputFunctionCall(input, value, ioparam, attribute->atttypmod);
+	value = OidInputFunctionCall(input, string, ioparam, attribute->atttypmod);
+	return heap_modify_tuple_by_cols(row, tupdesc, 1, &column, &value, &isnull);
 }

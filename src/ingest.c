@@ -1,7 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * ingest.c
- *	  The one pipeline behind every door: verify, parse, apply.
+ *	  Ingesting webhooks: verify, parse, apply.
+ *
+ * The webhooks of a call are applied together: the accounts are locked and
+ * read, all events are applied in memory, and the log and the accounts are
+ * written.  A single webhook is a batch of one.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,104 +17,157 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "apply.h"
-#include "compat.h"
 #include "ingest.h"
-#include "settings.h"
-#include "signature.h"
+#include "store.h"
 #include "subscription.h"
 
-static bool ReceiveBody(const GigInput *input, bytea **body, GigError *error);
-static bool UnderstandBody(const GigInput *input, TimestampTz now,
-						   GigItem *item, bool *foreign, GigError *error);
-static void KeepEvent(GigEvent *event);
-static void KeepError(GigError *error);
+/* A webhook that is authentic. */
+typedef struct BatchEvent
+{
+	GigResult *result;
+	bytea *body; /* not toasted */
+	text *name;
+	TimestampTz received_at;
+	GigEvent event; /* without what it points to; not if quarantined */
+	int64 digest;	/* of the event */
+	GigAccount *account;
+} BatchEvent;
+
+typedef struct Batch
+{
+	const GigSchema *schema;
+	BatchEvent *events; /* one for each webhook of the call */
+	int size;
+	int nevents;	  /* from the first on, in the order of the call */
+	int nquarantined; /* from the last on, likewise */
+	int naccounts;
+	GigAccount *accounts; /* in the order of account_id */
+} Batch;
+
+int gig_max_body_size;
+
+static bool applying = false;
+
+static void VerifyAndParse(Batch *batch, const GigInput *inputs,
+						   GigResult *results, int n);
+static bool ReadWebhook(const GigInput *input, TimestampTz now,
+						BatchEvent *event, GigResult *result);
+static void CopyError(GigError *error);
+static void ApplyBatch(Batch *batch);
+static void GroupByAccount(Batch *batch);
+static int CompareBatchEvents(const void *a, const void *b);
+static void ApplyEvents(Batch *batch, GigStore *store, GigLogRow *rows);
+static void ApplyEvent(BatchEvent *event, const GigDelivery *delivery,
+					   GigLogRow *row);
+static TimestampTz GetReceivedAt(const BatchEvent *event, TimestampTz now);
 
 /*
- * Takes webhooks in, as if one by one in the order given.
+ * Ingests webhooks, with the same result as one by one in this order.
  *
- * What is wrong with one is told in its result, and harms no other.
+ * An error of one is in its result and does not affect the others.
  */
 void
-IngestGigInputs(const GigSchema *schema, const GigInput *inputs,
-				GigResult *results, int n)
+IngestWebhooks(const GigSchema *schema, const GigInput *inputs,
+			   GigResult *results, int n)
+{
+	Batch batch = {.schema = schema};
+
+	/* an account that the outer call has read must not change under it */
+	if (applying)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("cannot ingest webhooks recursively"),
+				 errhint(
+					 "A trigger or policy on a table of the extension ingests webhooks.")));
+
+	PreventCommandIfParallelMode("ingestion of webhooks");
+
+	RefreshSubscriptions(schema);
+	VerifyAndParse(&batch, inputs, results, n);
+	if (batch.nevents == 0 && batch.nquarantined == 0)
+		return;
+	PG_TRY();
+	{
+		applying = true;
+		ApplyBatch(&batch);
+	}
+	PG_FINALLY();
+	{
+		applying = false;
+	}
+	PG_END_TRY();
+}
+
+static void
+VerifyAndParse(Batch *batch, const GigInput *inputs, GigResult *results, int n)
 {
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext scratch =
 		AllocSetContextCreate(context, "gigs_webhooks parser",
 							  ALLOCSET_DEFAULT_SIZES);
-	GigItem **items =
-		MemoryContextAllocHuge(context, Max(n, 1) * sizeof(GigItem *));
-	int *places = MemoryContextAllocHuge(context, Max(n, 1) * sizeof(int));
-	int nitems = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
-	PreventCommandIfParallelMode("INSERT");
-	RefreshSubscriptions(schema);
+	batch->events = palloc_extended(n * sizeof(BatchEvent), MCXT_ALLOC_HUGE);
+	batch->size = n;
 	for (int i = 0; i < n; i++)
 	{
 		GigResult *result = &results[i];
-		GigItem item;
-		bool foreign = false;
-		bool good;
+		BatchEvent *event = &batch->events[batch->nevents];
+		bool accepted;
 
 		CHECK_FOR_INTERRUPTS();
 		memset(result, 0, sizeof(GigResult));
-		good = ReceiveBody(&inputs[i], &item.body, &result->error);
-		if (good)
+		result->outcome = OUTCOME_REJECTED;
+		MemoryContextSwitchTo(scratch);
+		accepted = CheckGigBodySize(inputs[i].body, &result->error);
+		MemoryContextSwitchTo(context);
+		if (!accepted)
 		{
-			MemoryContextSwitchTo(scratch);
-			good = UnderstandBody(&inputs[i], now, &item, &foreign,
-								  &result->error);
-			MemoryContextSwitchTo(context);
-			if (good && !foreign)
-				KeepEvent(&item.event);
-			else
-			{
-				KeepError(&result->error);
-				if (item.body != inputs[i].body)
-					pfree(item.body);
-			}
+			CopyError(&result->error);
 			MemoryContextReset(scratch);
+			continue;
 		}
+		event->result = result;
+		event->body = DatumGetByteaPP(PointerGetDatum(inputs[i].body));
+		event->received_at = inputs[i].received_at;
+		event->account = NULL;
+		MemoryContextSwitchTo(scratch);
+		result->has_event = ReadWebhook(&inputs[i], now, event, result);
+		MemoryContextSwitchTo(context);
 
-		if (!good)
-			result->outcome = OUTCOME_REJECTED;
-		else if (foreign)
-			result->outcome = OUTCOME_IGNORED;
-		else
-		{
-			places[nitems] = i;
-			items[nitems] = palloc(sizeof(GigItem));
-			*items[nitems] = item;
-			nitems++;
-		}
+		CopyError(&result->error);
+		if (result->has_event || result->outcome == OUTCOME_QUARANTINED)
+			event->name = cstring_to_text(event->event.name);
+		else if (event->body != inputs[i].body)
+			pfree(event->body);
+		if (result->has_event)
+			batch->nevents++;
+		else if (result->outcome == OUTCOME_QUARANTINED)
+			batch->events[n - ++batch->nquarantined] = *event;
+		MemoryContextReset(scratch);
 	}
 	MemoryContextDelete(scratch);
-
-	ApplyGigItems(schema, items, nitems);
-	for (int i = 0; i < nitems; i++)
-	{
-		GigResult *result = &results[places[i]];
-
-		result->outcome = items[i]->outcome;
-		result->understood = true;
-		result->kind = items[i]->event.kind;
-		result->account_id = items[i]->event.account_id;
-		result->event_id = items[i]->event_id;
-	}
 }
 
 /*
- * Takes over a signature, a text that is not null.  One that is too long is not
- * even fetched: a gigabyte would be, just to be refused.
+ * Initializes an input with the current time and nothing else.
+ */
+void
+InitGigInput(GigInput *input)
+{
+	memset(input, 0, sizeof(GigInput));
+	input->received_at = DT_NOBEGIN;
+}
+
+/*
+ * Sets the signature to a text that is not null.
  */
 void
 SetGigSignature(GigInput *input, Datum value)
 {
 	input->signature = "";
 	input->signature_len = 0;
-	if (toast_raw_datum_size(value) - VARHDRSZ <= SIGNATURE_HEX_LEN)
+	if (toast_raw_datum_size(value) - VARHDRSZ <= MAX_SIGNATURE_LEN)
 	{
 		text *signature = DatumGetTextPP(value);
 
@@ -120,19 +177,7 @@ SetGigSignature(GigInput *input, Datum value)
 }
 
 /*
- * Fetches a body, unless it is too large.
- */
-static bool
-ReceiveBody(const GigInput *input, bytea **body, GigError *error)
-{
-	if (!CheckGigBodySize(input->body, error))
-		return false;
-	*body = (bytea *) PG_DETOAST_DATUM_PACKED(PointerGetDatum(input->body));
-	return true;
-}
-
-/*
- * Checks that a body is there, and not larger than we accept.
+ * Checks that a body is not null and not larger than gigs_webhooks.max_body_size.
  */
 bool
 CheckGigBodySize(const bytea *body, GigError *error)
@@ -151,52 +196,46 @@ CheckGigBodySize(const bytea *body, GigError *error)
 }
 
 /*
- * Verifies and parses a webhook.
+ * Verifies and parses a webhook.  Returns true if it is an event to be applied;
+ * otherwise sets the outcome and the error.
  *
- * Its structure has to be read first, for the name that picks the secrets; but
- * nothing else of it is looked at before the signature is found good.
+ * The structure must be parsed first, because the name selects the secrets.
+ * Values are checked once the signature is valid.
  */
 static bool
-UnderstandBody(const GigInput *input, TimestampTz now, GigItem *item,
-			   bool *foreign, GigError *error)
+ReadWebhook(const GigInput *input, TimestampTz now, BatchEvent *event,
+			GigResult *result)
 {
-	const char *body = VARDATA_ANY(item->body);
-	size_t len = VARSIZE_ANY_EXHDR(item->body);
+	const char *body = VARDATA_ANY(event->body);
+	size_t len = VARSIZE_ANY_EXHDR(event->body);
+	GigError *error = &result->error;
 	GigDocument *document = ReadGigDocument(body, len, error);
+	bool is_signed = false;
 
 	if (document == NULL)
 		return false;
-	if (!VerifySubscription(GigDocumentName(document), body, len,
-							input->signature, input->signature_len, now, error))
+	if (!input->is_authentic &&
+		!VerifySubscription(GigDocumentName(document), body, len,
+							input->signature, input->signature_len, now,
+							&is_signed, error))
 		return false;
-	*foreign = GigDocumentIsForeign(document);
-	if (*foreign)
-		return true;
-	if (!ReadGigEvent(document, &item->event, error))
+	if (GigDocumentIsForeign(document))
+	{
+		result->outcome = OUTCOME_IGNORED;
 		return false;
-	DigestBody(body, len, &item->digest);
+	}
+	if (!ReadGigEvent(document, &event->event, error))
+	{
+		if (is_signed)
+			result->outcome = OUTCOME_QUARANTINED;
+		return false;
+	}
+	event->digest = DigestGigEvent(&event->event);
 	return true;
 }
 
-/*
- * Moves what an event points to into the current context.
- */
 static void
-KeepEvent(GigEvent *event)
-{
-	GigUuidArray *gigs = &event->changed_gigs;
-
-	event->name = pstrdup(event->name);
-	if (gigs->length > 0)
-	{
-		Size size = gigs->length * sizeof(pg_uuid_t);
-
-		gigs->elements = memcpy(palloc(size), gigs->elements, size);
-	}
-}
-
-static void
-KeepError(GigError *error)
+CopyError(GigError *error)
 {
 	if (error->sqlerrcode == 0)
 		return;
@@ -206,15 +245,165 @@ KeepError(GigError *error)
 }
 
 /*
- * Tells the server log, and it alone, why a webhook was not authentic.
+ * Applies the events and keeps the quarantined webhooks.
+ */
+static void
+ApplyBatch(Batch *batch)
+{
+	GigStore store;
+
+	LockTables(batch->schema);
+	OpenStore(&store, batch->schema, batch->nevents > 0);
+	if (batch->nevents > 0)
+	{
+		GigLogRow *rows = palloc_extended(batch->nevents * sizeof(GigLogRow),
+										  MCXT_ALLOC_HUGE);
+
+		GroupByAccount(batch);
+		LockAccounts(&store, batch->accounts, batch->naccounts);
+		ApplyEvents(batch, &store, rows);
+		StoreEvents(&store, rows, batch->nevents);
+		StoreAccounts(&store, batch->accounts, batch->naccounts);
+	}
+	for (int i = 1; i <= batch->nquarantined; i++)
+	{
+		const BatchEvent *event = &batch->events[batch->size - i];
+
+		StoreQuarantined(&store, GetReceivedAt(event, GetCurrentTimestamp()),
+						 event->name, &event->result->error, event->body);
+	}
+	CloseStore(&store);
+}
+
+/*
+ * Initializes the accounts of the events.  A new account takes user_id from its
+ * first event in the batch.
+ */
+static void
+GroupByAccount(Batch *batch)
+{
+	BatchEvent **sorted =
+		palloc_extended(batch->nevents * sizeof(BatchEvent *), MCXT_ALLOC_HUGE);
+	GigAccount *account = NULL;
+
+	for (int i = 0; i < batch->nevents; i++)
+		sorted[i] = &batch->events[i];
+	if (batch->nevents > 1)
+		qsort(sorted, batch->nevents, sizeof(BatchEvent *), CompareBatchEvents);
+
+	batch->accounts =
+		palloc_extended(batch->nevents * sizeof(GigAccount), MCXT_ALLOC_HUGE);
+	batch->naccounts = 0;
+	for (int i = 0; i < batch->nevents; i++)
+	{
+		const GigEvent *event = &sorted[i]->event;
+
+		if (account == NULL ||
+			CompareUuids(&account->account_id, &event->account_id) != 0)
+		{
+			account = &batch->accounts[batch->naccounts++];
+			InitGigAccount(account, &event->account_id, &event->user_id);
+		}
+		sorted[i]->account = account;
+	}
+	pfree(sorted);
+}
+
+static int
+CompareBatchEvents(const void *a, const void *b)
+{
+	const BatchEvent *left = *(BatchEvent *const *) a;
+	const BatchEvent *right = *(BatchEvent *const *) b;
+	int result = CompareUuids(&left->event.account_id, &right->event.account_id);
+
+	if (result != 0)
+		return result;
+	return left < right ? -1 : left > right;
+}
+
+/*
+ * Applies the events to their accounts, and makes their log rows.
+ */
+static void
+ApplyEvents(Batch *batch, GigStore *store, GigLogRow *rows)
+{
+	/* taken under the accounts' locks, as the ids are */
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < batch->nevents; i++)
+	{
+		BatchEvent *event = &batch->events[i];
+		GigDelivery delivery = {
+			.event_id = NextEventId(store),
+			.received_at = GetReceivedAt(event, now),
+			.digest = event->digest,
+		};
+
+		CHECK_FOR_INTERRUPTS();
+		ApplyEvent(event, &delivery, &rows[i]);
+	}
+}
+
+static void
+ApplyEvent(BatchEvent *event, const GigDelivery *delivery, GigLogRow *row)
+{
+	GigResult *result = event->result;
+
+	memset(row, 0, sizeof(GigLogRow));
+	row->event_id = delivery->event_id;
+	row->received_at = delivery->received_at;
+	row->event = event->event.kind;
+	row->account_id = event->event.account_id;
+	row->name = event->name;
+	if (FindOriginalDelivery(event->account, delivery, &row->duplicate_of))
+	{
+		row->present = HAS_DUPLICATE_OF;
+		row->outcome = OUTCOME_DUPLICATE;
+		ApplyDuplicate(event->account, delivery);
+	}
+	else
+	{
+		row->present = HAS_BODY;
+		row->body = event->body;
+		row->outcome = ApplyGigEvent(event->account, &event->event, delivery);
+	}
+	result->outcome = row->outcome;
+	result->event_id = row->event_id;
+	result->kind = row->event;
+	result->account_id = row->account_id;
+}
+
+/*
+ * Returns the time at which an event was received: now, unless the caller has
+ * given an earlier one.
  *
- * For doors that tell their caller of a refusal without raising it.
+ * If the clock has been set back, an event received now still is the latest of
+ * its account.
+ */
+static TimestampTz
+GetReceivedAt(const BatchEvent *event, TimestampTz now)
+{
+	const GigAccount *account = event->account;
+
+	if (event->received_at != DT_NOBEGIN)
+		return Min(event->received_at, now);
+	if (account != NULL && (account->present & HAS_LAST_EVENT) != 0)
+		return Max(account->last_event_at, now);
+	return now;
+}
+
+/*
+ * Reports why a webhook was not authentic, to the server log only.
+ *
+ * For functions that return a rejection instead of raising it.  The statement
+ * may hold a thousand bodies, so it is not logged.
  */
 void
-LogGigRefusal(const GigError *error)
+LogRejection(const GigError *error)
 {
 	if (error->log_detail != NULL)
 		ereport(LOG_SERVER_ONLY, (errcode(error->sqlerrcode),
 								  errmsg_internal("%s", error->message),
-								  errdetail_log("%s", error->log_detail)));
+								  errdetail_log("%s", error->log_detail),
+								  errhidestmt(true), errhidecontext(true)));
 }

@@ -1,39 +1,44 @@
 /*-------------------------------------------------------------------------
  *
  * ingest.h
- *	  The one pipeline behind every door: verify, parse, apply.
+ *	  Ingesting webhooks: verify, parse, apply.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef GIGS_WEBHOOKS_INGEST_H
 #define GIGS_WEBHOOKS_INGEST_H
 
-#include "event.h"
 #include "schema.h"
 
-/* What came through a door. */
+extern int gig_max_body_size; /* gigs_webhooks.max_body_size, in bytes */
+
+/* A longer signature is not read: it could be a gigabyte. */
+#define MAX_SIGNATURE_LEN 1024
+
 typedef struct GigInput
 {
 	bytea *body;		   /* as stored, perhaps toasted; NULL: null */
 	const char *signature; /* not terminated; NULL: null */
 	size_t signature_len;
+	bool is_authentic;		 /* the signature has been verified before */
+	TimestampTz received_at; /* DT_NOBEGIN: now */
 } GigInput;
 
-/* What became of it. */
 typedef struct GigResult
 {
 	GigOutcome outcome;
-	bool understood; /* kind and account_id are known */
+	bool has_event; /* event_id, kind and account_id are set */
+	int64 event_id;
 	GigEventKind kind;
 	pg_uuid_t account_id;
-	int64 event_id; /* of applied, stale and duplicate ones */
-	GigError error; /* of rejected ones */
+	GigError error; /* if rejected or quarantined */
 } GigResult;
 
-extern void IngestGigInputs(const GigSchema *schema, const GigInput *inputs,
-							GigResult *results, int n);
+extern void InitGigInput(GigInput *input);
 extern void SetGigSignature(GigInput *input, Datum value);
 extern bool CheckGigBodySize(const bytea *body, GigError *error);
-extern void LogGigRefusal(const GigError *error);
+extern void IngestWebhooks(const GigSchema *schema, const GigInput *inputs,
+						   GigResult *results, int n);
+extern void LogRejection(const GigError *error);
 
 #endif /* GIGS_WEBHOOKS_INGEST_H */

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * rebuild.c
- *	  The log folded again into gig_account_sync.
+ *	  Rebuilding gig_account_sync from the log.
  *
- * The same rules make the same rows: what ingesting folds event by event, this
- * folds from the bodies in the log.
+ * The rules that applied the events when they were ingested are applied to the
+ * log's bodies again, so that the rows come out identical.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,64 +15,61 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "utils/uuid.h"
 
-#include "account_table.h"
-#include "event.h"
-#include "plan.h"
-#include "write.h"
+#include "store.h"
 
-/* How many accounts are written at a time, and events read. */
-#define ACCOUNTS_AT_A_TIME 1000
-#define EVENTS_AT_A_TIME 1000
+#define ACCOUNTS_PER_WRITE 1000
+#define EVENTS_PER_FETCH 1000
 
-/* What is read of an event, in this order. */
+/* The columns that are read of the log, in this order. */
 typedef enum LogColumn
 {
-	LOGGED_ACCOUNT_ID = 1,
-	LOGGED_RECEIVED_AT,
-	LOGGED_BODY,
-	LOGGED_EVENT_ID
+	LOG_EVENT_ID = 1,
+	LOG_ACCOUNT_ID,
+	LOG_RECEIVED_AT,
+	LOG_OUTCOME,
+	LOG_BODY
 } LogColumn;
 
 typedef struct Rebuild
 {
-	const GigSchema *schema;
-	MemoryContext scratch; /* for what an event is parsed into */
-	GigAccount *accounts;  /* folded, in order of account_id */
+	GigStore store;
+	MemoryContext scratch; /* for a log row */
+	MemoryContext context; /* for the accounts */
+	GigAccount *accounts;  /* not written yet, in the order of account_id */
 	int naccounts;
-	int64 found; /* accounts in the log; all have a row now */
+	int64 found; /* accounts in the log, all of which have a row now */
 	int64 rebuilt;
 	int64 skipped;
 } Rebuild;
 
-static void RebuildHolding(Rebuild *rebuild, const pg_uuid_t *account_id);
-static void LockBeforeReading(const Rebuild *rebuild,
-							  const pg_uuid_t *account_id);
-static void RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id);
-static void FoldLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc);
-static Datum GetLogged(HeapTuple tuple, TupleDesc tupdesc, LogColumn column,
-					   Oid type, int64 event_id);
-static void WriteRebuilt(Rebuild *rebuild);
-static int64 CountAccounts(const GigSchema *schema, const pg_uuid_t *account_id);
+static void LockBeforeReading(Rebuild *rebuild, const pg_uuid_t *account_id);
+static void ReadLog(Rebuild *rebuild, const pg_uuid_t *account_id);
+static void ApplyLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc);
+static GigAccount *GetRebuiltAccount(Rebuild *rebuild,
+									 const pg_uuid_t *account_id,
+									 const pg_uuid_t *user_id);
+static Datum GetLogColumn(HeapTuple tuple, TupleDesc tupdesc, LogColumn column);
+static void ParseLoggedBody(bytea *body, int64 event_id, GigEvent *event);
+static void WriteAccounts(Rebuild *rebuild);
+static int64 CountAccounts(Rebuild *rebuild, const pg_uuid_t *account_id);
 
 /*
  * rebuild_gig_sync(account_id uuid DEFAULT NULL)
  *		returns (accounts_rebuilt bigint, accounts_skipped bigint)
  *
- * One account, or all.  An account is skipped if the log holds fewer events
- * than its row has counted: it doesn't reach back to the first any more.
- * Ingesting waits while all accounts are rebuilt.
+ * Rebuilds one account or all.  Accounts whose first events have been pruned
+ * are skipped, because their totals would shrink.
  */
 PG_FUNCTION_INFO_V1(rebuild_gig_sync);
 Datum
 rebuild_gig_sync(PG_FUNCTION_ARGS)
 {
 	const pg_uuid_t *account_id = PG_ARGISNULL(0) ? NULL : PG_GETARG_UUID_P(0);
-	Rebuild rebuild = {.schema = GetGigSchema(fcinfo)};
-	Caller caller;
+	Rebuild rebuild = {0};
 	TupleDesc tupdesc;
 	Datum values[2];
 	bool nulls[2] = {false, false};
@@ -81,18 +78,20 @@ rebuild_gig_sync(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	tupdesc = BlessTupleDesc(tupdesc);
 
-	PreventCommandIfReadOnly("UPDATE");
-	/* they stay whose they are now */
-	LockGigTables(rebuild.schema, AccessShareLock);
-	ConnectAsOwner(rebuild.schema, &caller);
-
+	OpenStore(&rebuild.store, GetGigSchema(fcinfo), false);
 	rebuild.scratch =
+		AllocSetContextCreate(CurrentMemoryContext, "gigs_webhooks log row",
+							  ALLOCSET_DEFAULT_SIZES);
+	rebuild.context =
 		AllocSetContextCreate(CurrentMemoryContext, "gigs_webhooks rebuild",
 							  ALLOCSET_DEFAULT_SIZES);
-	rebuild.accounts = palloc(ACCOUNTS_AT_A_TIME * sizeof(GigAccount));
-	RebuildHolding(&rebuild, account_id);
+	rebuild.accounts = palloc(ACCOUNTS_PER_WRITE * sizeof(GigAccount));
 
-	DisconnectAsCaller(&caller);
+	LockBeforeReading(&rebuild, account_id);
+	ReadLog(&rebuild, account_id);
+	/* accounts that have no events in the log any more */
+	rebuild.skipped += CountAccounts(&rebuild, account_id) - rebuild.found;
+	CloseStore(&rebuild.store);
 
 	values[0] = Int64GetDatum(rebuild.rebuilt);
 	values[1] = Int64GetDatum(rebuild.skipped);
@@ -100,220 +99,215 @@ rebuild_gig_sync(PG_FUNCTION_ARGS)
 }
 
 /*
- * No event of the accounts may come in from what is on the tables, either: it
- * would be in the log, and not in what has been read of it.
- */
-static void
-RebuildHolding(Rebuild *rebuild, const pg_uuid_t *account_id)
-{
-	GigAccount account;
-	GigHold hold;
-
-	if (account_id != NULL)
-		InitGigAccount(&account, account_id, account_id);
-	HoldAccounts(&hold, account_id ? &account : NULL, account_id ? 1 : 0);
-	PG_TRY();
-	{
-		LockBeforeReading(rebuild, account_id);
-		RebuildFromLog(rebuild, account_id);
-
-		/* accounts of which the log knows nothing any more */
-		rebuild->skipped +=
-			CountAccounts(rebuild->schema, account_id) - rebuild->found;
-	}
-	PG_CATCH();
-	{
-		LetGoAccounts(&hold);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	LetGoAccounts(&hold);
-}
-
-/*
- * Keeps events from coming in between reading the log and writing accounts.
- * One account's row does for that, if there is one.
+ * Keeps events from being applied between reading the log and writing accounts.
+ * For one account that exists, its row lock does.
  *
- * So one looks first: looking for a row to lock takes a lock of the table that
- * two who find none would keep each other from the whole table with.
+ * Check for the row first: two sessions that hold ROW SHARE, which looking for
+ * a row to lock takes, would deadlock when both upgrade to EXCLUSIVE.
  */
 static void
-LockBeforeReading(const Rebuild *rebuild, const pg_uuid_t *account_id)
+LockBeforeReading(Rebuild *rebuild, const pg_uuid_t *account_id)
 {
-	GigAccount account;
-
-	if (account_id != NULL && CountAccounts(rebuild->schema, account_id) > 0)
+	if (account_id != NULL && CountAccounts(rebuild, account_id) > 0)
 	{
+		GigAccount account;
+
 		InitGigAccount(&account, account_id, account_id);
-		/* whoever went on would keep the lock that two can't have */
-		if (LockExistingAccounts(rebuild->schema, &account, 1) != 1)
-			ThrowAccountsVanished();
+		LockAccounts(&rebuild->store, &account, 1);
 		return;
 	}
-	/* keeps everybody else from changing any account */
-	LockGigTable(rebuild->schema, &rebuild->schema->tables[TABLE_ACCOUNT_SYNC],
-				 ExclusiveLock);
+	SPI_execute(QualifyStatement(rebuild->store.schema,
+								 "LOCK TABLE @extschema@.gig_account_sync IN EXCLUSIVE MODE"),
+				false, 0);
 }
 
 /*
- * Folds the log, account by account.
+ * Applies the log, account by account.
  */
 static void
-RebuildFromLog(Rebuild *rebuild, const pg_uuid_t *account_id)
+ReadLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 {
-	GigWatch watch =
-		FormatStatement(rebuild->schema,
-						account_id
-							? "SELECT account_id, received_at, body, event_id"
-							  " FROM %1$s.gig_event_log WHERE account_id = $1"
-							  " ORDER BY account_id, event_id"
-							: "SELECT account_id, received_at, body, event_id"
-							  " FROM %1$s.gig_event_log"
-							  " ORDER BY account_id, event_id");
-	Arguments arguments = {.n = 0};
-	Portal cursor;
+	Oid type = UUIDOID;
+	Datum value = UUIDPGetDatum((pg_uuid_t *) account_id);
+	const char *text =
+		account_id == NULL
+			? "SELECT event_id::bigint, account_id::uuid, received_at::timestamptz,"
+			  " outcome::@extschema@.gig_ingest_outcome, body::bytea"
+			  " FROM @extschema@.gig_event_log"
+			  " ORDER BY account_id, event_id"
+			: "SELECT event_id::bigint, account_id::uuid, received_at::timestamptz,"
+			  " outcome::@extschema@.gig_ingest_outcome, body::bytea"
+			  " FROM @extschema@.gig_event_log WHERE account_id = $1"
+			  " ORDER BY account_id, event_id";
+	Portal cursor =
+		SPI_cursor_open_with_args(NULL,
+								  QualifyStatement(rebuild->store.schema, text),
+								  account_id == NULL ? 0 : 1, &type, &value,
+								  NULL, false, 0);
 
-	if (account_id)
-		AddTypedArgument(&arguments, UUIDOID,
-						 UUIDPGetDatum((pg_uuid_t *) account_id), false);
-	cursor = OpenWatched(watch, &arguments);
 	for (;;)
 	{
 		SPITupleTable *rows;
 		uint64 nrows;
 
 		CHECK_FOR_INTERRUPTS();
-		SPI_cursor_fetch(cursor, true, EVENTS_AT_A_TIME);
+		SPI_cursor_fetch(cursor, true, EVENTS_PER_FETCH);
 		rows = SPI_tuptable;
 		nrows = SPI_processed;
+		for (uint64 row = 0; row < nrows; row++)
+			ApplyLogRow(rebuild, rows->vals[row], rows->tupdesc);
+		SPI_freetuptable(rows);
 		if (nrows == 0)
 			break;
-		for (uint64 row = 0; row < nrows; row++)
-			FoldLogRow(rebuild, rows->vals[row], rows->tupdesc);
-		SPI_freetuptable(rows);
 	}
-	CloseWatched(cursor);
-	WriteRebuilt(rebuild);
+	SPI_cursor_close(cursor);
+	WriteAccounts(rebuild);
 }
 
 static void
-FoldLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
+ApplyLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(rebuild->scratch);
-	int64 event_id =
-		DatumGetInt64(GetLogged(tuple, tupdesc, LOGGED_EVENT_ID, INT8OID, 0));
-	pg_uuid_t *account_id = DatumGetUUIDP(
-		GetLogged(tuple, tupdesc, LOGGED_ACCOUNT_ID, UUIDOID, event_id));
-	TimestampTz received_at = DatumGetTimestampTz(
-		GetLogged(tuple, tupdesc, LOGGED_RECEIVED_AT, TIMESTAMPTZOID, event_id));
-	bytea *body = DatumGetByteaPP(
-		GetLogged(tuple, tupdesc, LOGGED_BODY, BYTEAOID, event_id));
-	GigAccount *account = NULL;
-	GigDocument *document;
+	pg_uuid_t *account_id =
+		DatumGetUUIDP(GetLogColumn(tuple, tupdesc, LOG_ACCOUNT_ID));
+	GigDelivery delivery = {
+		.event_id = DatumGetInt64(GetLogColumn(tuple, tupdesc, LOG_EVENT_ID)),
+		.received_at =
+			DatumGetTimestampTz(GetLogColumn(tuple, tupdesc, LOG_RECEIVED_AT)),
+	};
+	bool is_duplicate =
+		DatumGetObjectId(GetLogColumn(tuple, tupdesc, LOG_OUTCOME)) ==
+		rebuild->store.schema->outcomes[OUTCOME_DUPLICATE];
+	GigAccount *account;
 	GigEvent event;
-	GigError error;
 
-	document =
-		ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body), &error);
-	if (document == NULL || !ReadGigEvent(document, &event, &error))
+	if (!is_duplicate)
 	{
-		SetGigError(&error, error.sqlerrcode,
-					"could not read event %lld of table \"%s\": %s",
-					(long long) event_id, "gig_event_log", error.message);
-		ThrowGigError(&error);
+		ParseLoggedBody(DatumGetByteaPP(GetLogColumn(tuple, tupdesc, LOG_BODY)),
+						delivery.event_id, &event);
+		delivery.digest = DigestGigEvent(&event);
 	}
+
+	MemoryContextSwitchTo(rebuild->context);
+	account = GetRebuiltAccount(rebuild, account_id,
+								is_duplicate ? NULL : &event.user_id);
+	/* a duplicate that comes first has lost its original to pruning */
+	if (is_duplicate && account != NULL)
+		ApplyDuplicate(account, &delivery);
+	else if (!is_duplicate)
+		ApplyGigEvent(account, &event, &delivery);
 	MemoryContextSwitchTo(old_context);
-
-	if (rebuild->naccounts > 0)
-		account = &rebuild->accounts[rebuild->naccounts - 1];
-	if (account == NULL || CompareUuids(&account->account_id, account_id) != 0)
-	{
-		if (rebuild->naccounts == ACCOUNTS_AT_A_TIME)
-			WriteRebuilt(rebuild);
-		account = &rebuild->accounts[rebuild->naccounts++];
-		InitGigAccount(account, account_id, &event.user_id);
-	}
-	FoldGigEvent(account, &event, received_at);
 	MemoryContextReset(rebuild->scratch);
 }
 
 /*
- * Returns a column of the log, which the owner may have let be null.
+ * Returns the account that the log is at: the last one, or a new one if its user
+ * is known.
  */
+static GigAccount *
+GetRebuiltAccount(Rebuild *rebuild, const pg_uuid_t *account_id,
+				  const pg_uuid_t *user_id)
+{
+	GigAccount *account;
+
+	if (rebuild->naccounts > 0)
+	{
+		account = &rebuild->accounts[rebuild->naccounts - 1];
+		if (CompareUuids(&account->account_id, account_id) == 0)
+			return account;
+	}
+	if (user_id == NULL)
+		return NULL;
+	if (rebuild->naccounts == ACCOUNTS_PER_WRITE)
+		WriteAccounts(rebuild);
+	account = &rebuild->accounts[rebuild->naccounts++];
+	InitGigAccount(account, account_id, user_id);
+	return account;
+}
+
 static Datum
-GetLogged(HeapTuple tuple, TupleDesc tupdesc, LogColumn column, Oid type,
-		  int64 event_id)
+GetLogColumn(HeapTuple tuple, TupleDesc tupdesc, LogColumn column)
 {
 	bool isnull;
-	Datum value = GetResult(tuple, tupdesc, column, type, &isnull);
+	Datum value = SPI_getbinval(tuple, tupdesc, column, &isnull);
 
 	if (isnull)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("column \"%s\" of event %lld of table \"%s\" is null",
-						SPI_fname(tupdesc, column), (long long) event_id,
-						"gig_event_log")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("column \"%s\" of table \"%s\" is null",
+							   SPI_fname(tupdesc, column), "gig_event_log")));
 	return value;
 }
 
-/*
- * Writes the accounts folded so far, but for those that would lose by it.
- */
 static void
-WriteRebuilt(Rebuild *rebuild)
+ParseLoggedBody(bytea *body, int64 event_id, GigEvent *event)
 {
-	const GigSchema *schema = rebuild->schema;
-	int n = rebuild->naccounts;
-	GigAccount *present;
-	GigWriter writer;
+	GigError error;
+	GigDocument *document =
+		ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body), &error);
 
-	if (n == 0)
-		return;
-	present = palloc(n * sizeof(GigAccount));
-	for (int i = 0; i < n; i++)
-		InitGigAccount(&present[i], &rebuild->accounts[i].account_id,
-					   &rebuild->accounts[i].user_id);
-	/* of several, the table is locked as well */
-	if (!LockAccounts(schema, NULL, present, n))
-		ThrowAccountsVanished();
-	rebuild->found += n;
-	BeginWriting(&writer, schema, NULL);
-	for (int i = 0; i < n; i++)
-	{
-		GigAccount *account = &rebuild->accounts[i];
-
-		if (account->events < present[i].events)
-		{
-			rebuild->skipped++;
-			continue;
-		}
-		account->duplicates = present[i].duplicates;
-		WriteRow(&writer, WRITE_ACCOUNTS, account, account->present);
-		rebuild->rebuilt++;
-	}
-	FinishWriting(&writer);
-	rebuild->naccounts = 0;
-	pfree(present);
+	if (document == NULL || !ReadGigEvent(document, event, &error))
+		ereport(ERROR,
+				(errcode(error.sqlerrcode),
+				 errmsg("could not parse event %lld of table \"%s\": %s",
+						(long long) event_id, "gig_event_log", error.message)));
 }
 
 /*
- * Counts all accounts that have a row, or tells whether one has.
+ * Writes the accounts that have been rebuilt, except those of which the log has
+ * fewer events than have been applied.
+ */
+static void
+WriteAccounts(Rebuild *rebuild)
+{
+	int n = rebuild->naccounts;
+	GigAccount *stored;
+	int kept = 0;
+
+	if (n == 0)
+		return;
+	MemoryContextSwitchTo(rebuild->context);
+	stored = palloc(n * sizeof(GigAccount));
+	for (int i = 0; i < n; i++)
+		InitGigAccount(&stored[i], &rebuild->accounts[i].account_id,
+					   &rebuild->accounts[i].user_id);
+	LockAccounts(&rebuild->store, stored, n);
+	rebuild->found += n;
+	for (int i = 0; i < n; i++)
+	{
+		const GigAccount *account = &rebuild->accounts[i];
+
+		if (account->events + account->duplicates <
+			stored[i].events + stored[i].duplicates)
+			rebuild->skipped++;
+		else
+			rebuild->accounts[kept++] = *account;
+	}
+	if (kept > 0)
+		StoreAccounts(&rebuild->store, rebuild->accounts, kept);
+	rebuild->rebuilt += kept;
+	rebuild->naccounts = 0;
+	SPI_freetuptable(SPI_tuptable);
+	MemoryContextReset(rebuild->context);
+}
+
+/*
+ * Counts all accounts, or tells whether one exists.
  */
 static int64
-CountAccounts(const GigSchema *schema, const pg_uuid_t *account_id)
+CountAccounts(Rebuild *rebuild, const pg_uuid_t *account_id)
 {
-	Arguments arguments = {.n = 0};
+	Oid type = UUIDOID;
+	Datum value = UUIDPGetDatum((pg_uuid_t *) account_id);
+	const char *text = account_id == NULL
+						   ? "SELECT count(*) FROM @extschema@.gig_account_sync"
+						   : "SELECT count(*) FROM @extschema@.gig_account_sync"
+							 " WHERE account_id = $1";
 	bool isnull;
 
-	AddTypedArgument(&arguments, UUIDOID,
-					 account_id ? UUIDPGetDatum((pg_uuid_t *) account_id)
-								: (Datum) 0,
-					 account_id == NULL);
-	RunStatement(schema,
-				 account_id ? "SELECT count(*) FROM %1$s.gig_account_sync"
-							  " WHERE account_id = $1"
-							: "SELECT count(*) FROM %1$s.gig_account_sync",
-				 &arguments, false, SPI_OK_SELECT);
-	return DatumGetInt64(GetResult(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-								   1, INT8OID, &isnull));
+	if (SPI_execute_with_args(QualifyStatement(rebuild->store.schema, text),
+							  account_id == NULL ? 0 : 1, &type, &value, NULL,
+							  false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not count rows of table \"%s\"", "gig_account_sync");
+	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+									   SPI_tuptable->tupdesc, 1, &isnull));
 }

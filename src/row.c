@@ -1,100 +1,127 @@
 /*-------------------------------------------------------------------------
  *
  * row.c
- *	  Rows of our tables as C structs, one by one and in sets.
+ *	  Rows of gig_event_log and gig_account_sync as C structs.
+ *
+ * A table of columns tells which member of the struct is which column.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
-#include "utils/queryenvironment.h"
+#include "utils/array.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "row.h"
-#include "signature.h"
 
-static void BeginStore(GigRows *rows);
+/* Both structs begin with their bits. */
+StaticAssertDecl(offsetof(GigAccount, present) == 0, "present is not first");
+StaticAssertDecl(offsetof(GigLogRow, present) == 0, "present is not first");
 
-/*
- * Returns a column's SQL type.
- */
-Oid
-GigColumnTypeOid(const GigSchema *schema, const GigColumn *column)
-{
-	switch (column->type)
-	{
-		case COLUMN_UUID:
-			return UUIDOID;
-		case COLUMN_STATE:
-			return schema->sync_state_type;
-		case COLUMN_EVENT_KIND:
-			return schema->event_kind_type;
-		case COLUMN_INT4:
-			return INT4OID;
-		case COLUMN_INT8:
-			return INT8OID;
-		case COLUMN_TIMESTAMPTZ:
-			return TIMESTAMPTZOID;
-		case COLUMN_TEXT:
-			return TEXTOID;
-		case COLUMN_BYTEA:
-		case COLUMN_DIGEST:
-			return BYTEAOID;
-	}
-	pg_unreachable();
-}
+/* clang-format off */
+#define ACCOUNT(column, type, present) {#column, type, offsetof(GigAccount, column), present}
+#define RECENT(column, type) {"recent_" #column, type, offsetof(GigAccount, recent.column), 0}
+#define LOGGED(column, type, present) {#column, type, offsetof(GigLogRow, column), present}
 
-/*
- * Returns a column's value; a UUID's points into the row.
- */
-Datum
-GigColumnDatum(const GigSchema *schema, const GigColumn *column, const void *row)
-{
-	const void *member = (const char *) row + column->offset;
+static const Column account_columns[] = {
+	ACCOUNT(account_id, COLUMN_UUID, 0),
+	ACCOUNT(user_id, COLUMN_UUID, 0),
+	ACCOUNT(state, COLUMN_STATE, 0),
+	ACCOUNT(days_synced, COLUMN_INT4, HAS_DAYS_SYNCED),
+	ACCOUNT(available_from, COLUMN_TIMESTAMPTZ, HAS_AVAILABLE_FROM),
+	ACCOUNT(available_to, COLUMN_TIMESTAMPTZ, HAS_AVAILABLE_TO),
+	ACCOUNT(available_count, COLUMN_INT4, HAS_AVAILABLE_COUNT),
+	ACCOUNT(last_event, COLUMN_EVENT_KIND, HAS_LAST_EVENT),
+	ACCOUNT(last_event_at, COLUMN_TIMESTAMPTZ, HAS_LAST_EVENT),
+	ACCOUNT(last_event_id, COLUMN_INT8, HAS_LAST_EVENT_ID),
+	ACCOUNT(added_total, COLUMN_INT8, 0),
+	ACCOUNT(updated_total, COLUMN_INT8, 0),
+	ACCOUNT(removed_total, COLUMN_INT8, 0),
+	ACCOUNT(events, COLUMN_INT8, 0),
+	ACCOUNT(duplicates, COLUMN_INT8, 0),
+	ACCOUNT(first_event_at, COLUMN_TIMESTAMPTZ, HAS_FIRST_EVENT_AT),
+	ACCOUNT(partially_synced_at, COLUMN_TIMESTAMPTZ, HAS_PARTIALLY_SYNCED_AT),
+	ACCOUNT(fully_synced_at, COLUMN_TIMESTAMPTZ, HAS_FULLY_SYNCED_AT),
+	ACCOUNT(refreshed_at, COLUMN_TIMESTAMPTZ, HAS_REFRESHED_AT),
+	RECENT(digests, COLUMN_INT8_ARRAY),
+	RECENT(event_ids, COLUMN_INT8_ARRAY),
+	RECENT(received_at, COLUMN_TIMESTAMPTZ_ARRAY),
+};
 
-	switch (column->type)
-	{
-		case COLUMN_UUID:
-			return UUIDPGetDatum((pg_uuid_t *) member);
-		case COLUMN_STATE:
-			return ObjectIdGetDatum(
-				schema->sync_states[*(const GigSyncState *) member]);
-		case COLUMN_EVENT_KIND:
-			return ObjectIdGetDatum(
-				schema->event_kinds[*(const GigEventKind *) member]);
-		case COLUMN_INT4:
-			return Int32GetDatum(*(const int32 *) member);
-		case COLUMN_INT8:
-			return Int64GetDatum(*(const int64 *) member);
-		case COLUMN_TIMESTAMPTZ:
-			return TimestampTzGetDatum(*(const TimestampTz *) member);
-		case COLUMN_TEXT:
-		case COLUMN_BYTEA:
-			return PointerGetDatum(*(void *const *) member);
-		case COLUMN_DIGEST:
-		{
-			bytea *digest = palloc(VARHDRSZ + BODY_DIGEST_BYTES);
+static const Column log_columns[] = {
+	LOGGED(event_id, COLUMN_INT8, 0),
+	LOGGED(received_at, COLUMN_TIMESTAMPTZ, 0),
+	LOGGED(outcome, COLUMN_OUTCOME, 0),
+	LOGGED(event, COLUMN_EVENT_KIND, 0),
+	LOGGED(account_id, COLUMN_UUID, 0),
+	LOGGED(name, COLUMN_TEXT, 0),
+	LOGGED(body, COLUMN_BYTEA, HAS_BODY),
+	LOGGED(duplicate_of, COLUMN_INT8, HAS_DUPLICATE_OF),
+};
+/* clang-format on */
 
-			SET_VARSIZE(digest, VARHDRSZ + BODY_DIGEST_BYTES);
-			memcpy(VARDATA(digest), ((const BodyDigest *) member)->data,
-				   BODY_DIGEST_BYTES);
-			return PointerGetDatum(digest);
-		}
-	}
-	pg_unreachable();
-}
+StaticAssertDecl(lengthof(account_columns) == MAX_COLUMNS, "MAX_COLUMNS");
+
+const RowFormat account_format = {lengthof(account_columns), account_columns,
+								  sizeof(GigAccount)};
+const RowFormat log_format = {lengthof(log_columns), log_columns,
+							  sizeof(GigLogRow)};
+
+static void ReadColumn(const GigSchema *schema, const Column *column,
+					   GigAccount *account, Datum value);
+static void ReadArray(const Column *column, GigAccount *account, Datum value);
+pg_noreturn static void ThrowInconsistent(void);
+static Datum ColumnDatum(const GigSchema *schema, const Column *column,
+						 const void *row);
+static Datum MakeInt8Array(Oid element_type, const int64 *elements, int n);
 
 /*
- * Takes over a column's value that is not null.
+ * Gets the values of a row's columns; those of UUIDs point into the row.
  */
 void
-SetGigColumn(const GigSchema *schema, const GigColumn *column, void *row,
-			 Datum value)
+GetRowValues(const GigSchema *schema, const RowFormat *format, const void *row,
+			 Datum *values, bool *nulls)
 {
-	void *member = (char *) row + column->offset;
+	uint32 present = *(const uint32 *) row;
+
+	for (int i = 0; i < format->ncolumns; i++)
+	{
+		const Column *column = &format->columns[i];
+
+		nulls[i] = column->present != 0 && (present & column->present) == 0;
+		values[i] = nulls[i] ? (Datum) 0 : ColumnDatum(schema, column, row);
+	}
+}
+
+/*
+ * Sets an account to the values of all columns.  Its arrays are allocated in
+ * the current context.
+ */
+void
+SetAccountValues(const GigSchema *schema, GigAccount *account,
+				 const Datum *values, const bool *nulls)
+{
+	memset(account, 0, sizeof(GigAccount));
+	account->recent.n = -1;
+	for (int i = 0; i < account_format.ncolumns; i++)
+	{
+		if (nulls[i] && account_columns[i].present == 0)
+			ThrowInconsistent();
+		if (nulls[i])
+			continue;
+		ReadColumn(schema, &account_columns[i], account, values[i]);
+		account->present |= account_columns[i].present;
+	}
+	account->recent.capacity = account->recent.n;
+}
+
+static void
+ReadColumn(const GigSchema *schema, const Column *column, GigAccount *account,
+		   Datum value)
+{
+	void *member = (char *) account + column->offset;
 
 	switch (column->type)
 	{
@@ -122,136 +149,148 @@ SetGigColumn(const GigSchema *schema, const GigColumn *column, void *row,
 		case COLUMN_TIMESTAMPTZ:
 			*(TimestampTz *) member = DatumGetTimestampTz(value);
 			return;
-		case COLUMN_TEXT:
-		case COLUMN_BYTEA:
-		case COLUMN_DIGEST:
-			break; /* nobody reads these back */
+		case COLUMN_INT8_ARRAY:
+		case COLUMN_TIMESTAMPTZ_ARRAY:
+			ReadArray(column, account, value);
+			return;
+		default:
+			elog(ERROR, "column \"%s\" is only written", column->name);
 	}
-	elog(ERROR, "column \"%s\" is only written", column->name);
-}
-
-void
-InitRows(GigRows *rows, const GigSchema *schema, const char *name,
-		 const GigColumn *columns, int ncolumns)
-{
-	Assert(ncolumns <= MAX_ROW_COLUMNS);
-	rows->schema = schema;
-	rows->name = name;
-	rows->columns = columns;
-	rows->ncolumns = ncolumns;
-	rows->nrows = 0;
-	rows->store = NULL;
 }
 
 /*
- * Adds a row, which has to stay where it is until the statement has run.
- */
-void
-AddRow(GigRows *rows, const void *row, uint32 present)
-{
-	Datum values[MAX_ROW_COLUMNS];
-	bool nulls[MAX_ROW_COLUMNS];
-
-	if (rows->nrows == 1)
-		BeginStore(rows);
-	for (int i = 0; i < rows->ncolumns; i++)
-	{
-		nulls[i] = (present & (UINT32_C(1) << i)) == 0;
-		values[i] = nulls[i]
-						? (Datum) 0
-						: GigColumnDatum(rows->schema, &rows->columns[i], row);
-	}
-	if (rows->nrows++ > 0)
-	{
-		tuplestore_putvalues(rows->store, rows->tupdesc, values, nulls);
-		return;
-	}
-	memcpy(rows->values, values, rows->ncolumns * sizeof(Datum));
-	memcpy(rows->nulls, nulls, rows->ncolumns * sizeof(bool));
-}
-
-/*
- * Goes over from one row to several.  All are kept in memory: they are no
- * more than what the caller has handed in.
+ * Both element types are 64 bits wide.
  */
 static void
-BeginStore(GigRows *rows)
+ReadArray(const Column *column, GigAccount *account, Datum value)
 {
-	rows->tupdesc = CreateTemplateTupleDesc(rows->ncolumns);
-	for (int i = 0; i < rows->ncolumns; i++)
-		TupleDescInitEntry(rows->tupdesc, (AttrNumber) (i + 1),
-						   rows->columns[i].name,
-						   GigColumnTypeOid(rows->schema, &rows->columns[i]),
-						   -1, 0);
-	rows->store = tuplestore_begin_heap(false, false, MAX_KILOBYTES);
-	tuplestore_putvalues(rows->store, rows->tupdesc, rows->values, rows->nulls);
+	ArrayType *array = DatumGetArrayTypePCopy(value);
+	int n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+
+	if (ARR_HASNULL(array) || (account->recent.n >= 0 && account->recent.n != n))
+		ThrowInconsistent();
+	account->recent.n = n;
+	*(int64 **) ((char *) account + column->offset) =
+		(int64 *) ARR_DATA_PTR(array);
+}
+
+static void
+ThrowInconsistent(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("a row of table \"%s\" is inconsistent", "gig_account_sync"),
+			 errhint(
+				 "Delete the row and use rebuild_gig_sync() for the account.")));
 }
 
 /*
- * Writes rows into a statement, as an item for FROM.
+ * Tells whether an attribute has a column's name and type.
  */
-void
-AppendRows(Statement *statement, const GigRows *rows)
+bool
+ColumnMatches(const GigSchema *schema, const Column *column,
+			  Form_pg_attribute attribute)
 {
-	StringInfo text = &statement->text;
-
-	if (rows->store != NULL)
-	{
-		appendStringInfoString(text, rows->name);
-		return;
-	}
-	appendStringInfoString(text, "(SELECT ");
-	for (int i = 0; i < rows->ncolumns; i++)
-	{
-		AppendParameter(statement,
-						GigColumnTypeOid(rows->schema, &rows->columns[i]));
-		appendStringInfo(text, " AS %s%s", rows->columns[i].name,
-						 i + 1 < rows->ncolumns ? ", " : ")");
-	}
-}
-
-void
-AppendColumnNames(StringInfo text, const GigColumn *columns, int ncolumns)
-{
-	for (int i = 0; i < ncolumns; i++)
-		appendStringInfo(text, "%s%s", i > 0 ? ", " : "", columns[i].name);
+	return !attribute->attisdropped &&
+		   attribute->atttypid == ColumnTypeOid(schema, column->type) &&
+		   strcmp(NameStr(attribute->attname), column->name) == 0;
 }
 
 /*
- * Hands rows to the statement that is run next.
+ * Returns a column's value; a UUID's points into the row.
  */
-void
-PutRows(Arguments *arguments, GigRows *rows)
+static Datum
+ColumnDatum(const GigSchema *schema, const Column *column, const void *row)
 {
-	EphemeralNamedRelation relation;
+	const void *member = (const char *) row + column->offset;
 
-	if (rows->store == NULL)
+	switch (column->type)
 	{
-		for (int i = 0; i < rows->ncolumns; i++)
-			AddArgument(arguments, rows->values[i], rows->nulls[i]);
-		return;
+		case COLUMN_UUID:
+			return UUIDPGetDatum((pg_uuid_t *) member);
+		case COLUMN_STATE:
+			return ObjectIdGetDatum(
+				schema->sync_states[*(const GigSyncState *) member]);
+		case COLUMN_EVENT_KIND:
+			return ObjectIdGetDatum(
+				schema->event_kinds[*(const GigEventKind *) member]);
+		case COLUMN_OUTCOME:
+			return ObjectIdGetDatum(
+				schema->outcomes[*(const GigOutcome *) member]);
+		case COLUMN_INT4:
+			return Int32GetDatum(*(const int32 *) member);
+		case COLUMN_INT8:
+			return Int64GetDatum(*(const int64 *) member);
+		case COLUMN_TIMESTAMPTZ:
+			return TimestampTzGetDatum(*(const TimestampTz *) member);
+		case COLUMN_TEXT:
+		case COLUMN_BYTEA:
+			return PointerGetDatum(*(void *const *) member);
+		case COLUMN_INT8_ARRAY:
+			return MakeInt8Array(INT8OID, *(int64 *const *) member,
+								 ((const GigAccount *) row)->recent.n);
+		case COLUMN_TIMESTAMPTZ_ARRAY:
+			return MakeInt8Array(TIMESTAMPTZOID, *(int64 *const *) member,
+								 ((const GigAccount *) row)->recent.n);
 	}
-	relation = palloc0(sizeof(EphemeralNamedRelationData));
-	relation->md.name = pstrdup(rows->name);
-	relation->md.reliddesc = InvalidOid;
-	relation->md.tupdesc = rows->tupdesc;
-	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
-	relation->md.enrtuples = -1; /* unknown: plans are kept */
-	relation->reldata = rows->store;
-	if (SPI_register_relation(relation) != SPI_OK_REL_REGISTER)
-		elog(ERROR, "could not register rows \"%s\"", rows->name);
+	pg_unreachable();
 }
 
 /*
- * Ends what PutRows() began, and frees the rows.
+ * Makes an array of a type whose values are 64 bits wide.
  */
-void
-TakeBackRows(GigRows *rows)
+static Datum
+MakeInt8Array(Oid element_type, const int64 *elements, int n)
 {
-	if (rows->store == NULL)
-		return;
-	if (SPI_unregister_relation(rows->name) != SPI_OK_REL_UNREGISTER)
-		elog(ERROR, "could not unregister rows \"%s\"", rows->name);
-	tuplestore_end(rows->store);
-	rows->store = NULL;
+	Size size = ARR_OVERHEAD_NONULLS(1) + n * sizeof(int64);
+	ArrayType *array;
+
+	if (n == 0)
+		return PointerGetDatum(construct_empty_array(element_type));
+	array = palloc0(size);
+	SET_VARSIZE(array, size);
+	array->ndim = 1;
+	array->dataoffset = 0;
+	array->elemtype = element_type;
+	ARR_DIMS(array)[0] = n;
+	ARR_LBOUND(array)[0] = 1;
+	memcpy(ARR_DATA_PTR(array), elements, n * sizeof(int64));
+	return PointerGetDatum(array);
+}
+
+Oid
+RowTableOid(const GigSchema *schema, const RowFormat *format)
+{
+	return format == &log_format ? schema->event_log : schema->account_sync;
+}
+
+Oid
+ColumnTypeOid(const GigSchema *schema, ColumnType type)
+{
+	switch (type)
+	{
+		case COLUMN_UUID:
+			return UUIDOID;
+		case COLUMN_STATE:
+			return schema->sync_state_type;
+		case COLUMN_EVENT_KIND:
+			return schema->event_kind_type;
+		case COLUMN_OUTCOME:
+			return schema->outcome_type;
+		case COLUMN_INT4:
+			return INT4OID;
+		case COLUMN_INT8:
+			return INT8OID;
+		case COLUMN_TIMESTAMPTZ:
+			return TIMESTAMPTZOID;
+		case COLUMN_TEXT:
+			return TEXTOID;
+		case COLUMN_BYTEA:
+			return BYTEAOID;
+		case COLUMN_INT8_ARRAY:
+			return INT8ARRAYOID;
+		case COLUMN_TIMESTAMPTZ_ARRAY:
+			return TIMESTAMPTZARRAYOID;
+	}
+	pg_unreachable();
 }

@@ -1,80 +1,82 @@
 /*-------------------------------------------------------------------------
  *
  * row.h
- *	  Rows of our tables as C structs, one by one and in sets.
- *
- * A table of columns says which member of the struct is which column.  A set
- * of rows is handed to a statement as if it were a table: one row as
- * parameters, which costs the executor least, several as a named tuplestore.
+ *	  Rows of gig_event_log and gig_account_sync as C structs.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef GIGS_WEBHOOKS_ROW_H
 #define GIGS_WEBHOOKS_ROW_H
 
-#include "utils/tuplestore.h"
+#include "access/tupdesc.h"
 
-#include "plan.h"
 #include "schema.h"
 
-/* What a member is, and so which SQL type its column has. */
-typedef enum GigColumnType
+/* The columns of gig_event_log that may be null. */
+typedef enum GigLogNullable
 {
-	COLUMN_UUID,		/* pg_uuid_t */
-	COLUMN_STATE,		/* GigSyncState */
-	COLUMN_EVENT_KIND,	/* GigEventKind */
-	COLUMN_INT4,		/* int32 */
-	COLUMN_INT8,		/* int64 */
-	COLUMN_TIMESTAMPTZ, /* TimestampTz */
-	COLUMN_TEXT,		/* text * */
-	COLUMN_BYTEA,		/* bytea * */
-	COLUMN_DIGEST		/* BodyDigest; a bytea */
-} GigColumnType;
+	HAS_BODY = 1 << 0,
+	HAS_DUPLICATE_OF = 1 << 1
+} GigLogNullable;
 
-typedef struct GigColumn
+/* A row of gig_event_log. */
+typedef struct GigLogRow
+{
+	uint32 present; /* GigLogNullable */
+	int64 event_id;
+	TimestampTz received_at;
+	GigOutcome outcome;
+	GigEventKind event;
+	pg_uuid_t account_id;
+	text *name;
+	bytea *body;
+	int64 duplicate_of;
+} GigLogRow;
+
+/* The SQL type of a column, and the C type of the member that holds it. */
+typedef enum ColumnType
+{
+	COLUMN_UUID,			 /* pg_uuid_t */
+	COLUMN_STATE,			 /* GigSyncState */
+	COLUMN_EVENT_KIND,		 /* GigEventKind */
+	COLUMN_OUTCOME,			 /* GigOutcome */
+	COLUMN_INT4,			 /* int32 */
+	COLUMN_INT8,			 /* int64 */
+	COLUMN_TIMESTAMPTZ,		 /* TimestampTz */
+	COLUMN_TEXT,			 /* text * */
+	COLUMN_BYTEA,			 /* bytea * */
+	COLUMN_INT8_ARRAY,		 /* int64 *, of RecentDeliveries */
+	COLUMN_TIMESTAMPTZ_ARRAY /* TimestampTz *, of RecentDeliveries */
+} ColumnType;
+
+typedef struct Column
 {
 	const char *name;
-	GigColumnType type;
-	size_t offset; /* of the member */
-} GigColumn;
+	ColumnType type;
+	size_t offset;	/* of the member in the row's struct */
+	uint32 present; /* the bit in the struct's "present", or 0: never null */
+} Column;
 
-#define GIG_COLUMN(row, member, type)        \
-	{                                        \
-#member, type, offsetof(row, member) \
-	}
+#define MAX_COLUMNS 22
 
-#define MAX_ROW_COLUMNS 18
-
-/* Bit n of a row's "present" says that its column n is not null. */
-#define ALL_PRESENT PG_UINT32_MAX
-
-typedef struct GigRows
+/* The columns of a table. */
+typedef struct RowFormat
 {
-	const GigSchema *schema;
-	const char *name; /* by which the statement knows them, if several */
-	const GigColumn *columns;
 	int ncolumns;
+	const Column *columns;
+	size_t size; /* of the row's struct */
+} RowFormat;
 
-	int nrows;
-	Datum values[MAX_ROW_COLUMNS]; /* of the first row */
-	bool nulls[MAX_ROW_COLUMNS];
-	TupleDesc tupdesc; /* of several */
-	Tuplestorestate *store;
-} GigRows;
+extern const RowFormat account_format;
+extern const RowFormat log_format;
 
-extern Oid GigColumnTypeOid(const GigSchema *schema, const GigColumn *column);
-extern Datum GigColumnDatum(const GigSchema *schema, const GigColumn *column,
-							const void *row);
-extern void SetGigColumn(const GigSchema *schema, const GigColumn *column,
-						 void *row, Datum value);
-
-extern void InitRows(GigRows *rows, const GigSchema *schema, const char *name,
-					 const GigColumn *columns, int ncolumns);
-extern void AddRow(GigRows *rows, const void *row, uint32 present);
-extern void AppendRows(Statement *statement, const GigRows *rows);
-extern void AppendColumnNames(StringInfo text, const GigColumn *columns,
-							  int ncolumns);
-extern void PutRows(Arguments *arguments, GigRows *rows);
-extern void TakeBackRows(GigRows *rows);
+extern Oid RowTableOid(const GigSchema *schema, const RowFormat *format);
+extern Oid ColumnTypeOid(const GigSchema *schema, ColumnType type);
+extern void GetRowValues(const GigSchema *schema, const RowFormat *format,
+						 const void *row, Datum *values, bool *nulls);
+extern void SetAccountValues(const GigSchema *schema, GigAccount *account,
+							 const Datum *values, const bool *nulls);
+extern bool ColumnMatches(const GigSchema *schema, const Column *column,
+						  Form_pg_attribute attribute);
 
 #endif /* GIGS_WEBHOOKS_ROW_H */

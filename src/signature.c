@@ -1,72 +1,68 @@
 /*-------------------------------------------------------------------------
  *
  * signature.c
- *	  HMAC-SHA512 signatures of webhook bodies, and the digest that knows a
- *	  body again.
+ *	  HMAC-SHA512 signatures of webhook bodies, and SHA-256 digests.
  *
- * All of OpenSSL is in this room, and it knows nothing of events or tables.
+ * This is the only file that calls OpenSSL.  It knows nothing of events or
+ * tables.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
-#if OPENSSL_VERSION_NUMBER >= 0x30000000L
+#include <ctype.h>
 #include <openssl/core_names.h>
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
 #include <openssl/params.h>
-#else
-#include <openssl/hmac.h>
-#endif
 #include <openssl/sha.h>
 
-#include "utils/memutils.h"
+#include "port/pg_bswap.h"
 
 #include "hex.h"
 #include "signature.h"
 
 /*
- * A context that has been keyed is only reset for the next body: hashing the
- * key again costs more than hashing a webhook.
+ * A context with a key is reset for every body, because hashing the key again
+ * costs more than hashing a webhook.
  *
- * OpenSSL before 3.0.3 says that it has reset one, and has not.  Which one we
- * run with is known only here and now, so the first key puts it to the test;
- * where it fails, every body takes a copy of a context that has been keyed and
- * nothing else.
+ * OpenSSL before 3.0.3 claims to have reset a context without having done so.
+ * The library is known at run time only, so the first key tests it.  Where the
+ * test fails, every body gets a copy of a context that has never been used.
  */
 struct SignatureKey
 {
-#if OPENSSL_VERSION_NUMBER >= 0x30000000L
 	EVP_MAC_CTX *hmac;
-#else
-	HMAC_CTX *hmac;
-#endif
-	MemoryContextCallback release;
+	MemoryContextCallback callback;
 };
 
-static void ReleaseSignatureKey(void *arg);
+static bool resetting_tested = false;
+static bool resetting_works = true;
+
+static void FreeSignatureKey(void *arg);
 static bool InitHmac(SignatureKey *key, const void *secret, size_t len);
-#if OPENSSL_VERSION_NUMBER >= 0x30000000L
-static bool SignsTwice(SignatureKey *key);
-#endif
+static bool TestResetting(SignatureKey *key);
 static bool ComputeHmac(SignatureKey *key, const void *body, size_t len,
 						unsigned char *signature);
 
 /*
- * Makes a key that is released with its memory context.
+ * Makes a key that is freed with its memory context.  Returns NULL if OpenSSL
+ * does not accept the secret, as the FIPS provider does with short ones.
  */
 SignatureKey *
 MakeSignatureKey(MemoryContext context, const void *secret, size_t len)
 {
 	SignatureKey *key = MemoryContextAllocZero(context, sizeof(SignatureKey));
 
-	key->release.func = ReleaseSignatureKey;
-	key->release.arg = key;
-	MemoryContextRegisterResetCallback(context, &key->release);
-	if (!InitHmac(key, secret, len))
-		ereport(ERROR, (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-						errmsg("could not initialize HMAC-SHA512")));
-	return key;
+	key->callback.func = FreeSignatureKey;
+	key->callback.arg = key;
+	MemoryContextRegisterResetCallback(context, &key->callback);
+	if (InitHmac(key, secret, len))
+		return key;
+	/* leave no error behind for other users of OpenSSL, such as libpq */
+	ERR_clear_error();
+	return NULL;
 }
 
 /*
@@ -77,14 +73,12 @@ SignBody(SignatureKey *key, const void *body, size_t len,
 		 unsigned char signature[SIGNATURE_BYTES])
 {
 	if (!ComputeHmac(key, body, len, signature))
+	{
+		ERR_clear_error();
 		ereport(ERROR, (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 						errmsg("could not compute HMAC-SHA512")));
+	}
 }
-
-#if OPENSSL_VERSION_NUMBER >= 0x30000000L
-
-static bool contexts_tested = false;
-static bool contexts_reset = true; /* until the test says otherwise */
 
 static bool
 InitHmac(SignatureKey *key, const void *secret, size_t len)
@@ -102,18 +96,18 @@ InitHmac(SignatureKey *key, const void *secret, size_t len)
 	EVP_MAC_free(mac);
 	if (key->hmac == NULL || EVP_MAC_init(key->hmac, secret, len, params) != 1)
 		return false;
-	if (contexts_tested)
+	if (resetting_tested)
 		return true;
-	contexts_reset = SignsTwice(key);
-	contexts_tested = true;
+	resetting_works = TestResetting(key);
+	resetting_tested = true;
 	return EVP_MAC_init(key->hmac, secret, len, params) == 1;
 }
 
 /*
- * Tells whether a context that has been used signs as it did before.
+ * Tests whether a context signs the same body the same way twice.
  */
 static bool
-SignsTwice(SignatureKey *key)
+TestResetting(SignatureKey *key)
 {
 	unsigned char first[SIGNATURE_BYTES];
 	unsigned char second[SIGNATURE_BYTES];
@@ -126,58 +120,28 @@ static bool
 ComputeHmac(SignatureKey *key, const void *body, size_t len,
 			unsigned char *signature)
 {
-	EVP_MAC_CTX *hmac = contexts_reset ? key->hmac : EVP_MAC_CTX_dup(key->hmac);
+	EVP_MAC_CTX *hmac = resetting_works ? key->hmac : EVP_MAC_CTX_dup(key->hmac);
 	size_t written;
 	bool computed =
 		hmac != NULL &&
-		(!contexts_reset || EVP_MAC_init(hmac, NULL, 0, NULL) == 1) &&
+		(!resetting_works || EVP_MAC_init(hmac, NULL, 0, NULL) == 1) &&
 		EVP_MAC_update(hmac, body, len) == 1 &&
 		EVP_MAC_final(hmac, signature, &written, SIGNATURE_BYTES) == 1 &&
 		written == SIGNATURE_BYTES;
 
-	if (!contexts_reset)
+	if (!resetting_works)
 		EVP_MAC_CTX_free(hmac);
 	return computed;
 }
 
 static void
-ReleaseSignatureKey(void *arg)
+FreeSignatureKey(void *arg)
 {
 	EVP_MAC_CTX_free(((SignatureKey *) arg)->hmac);
 }
 
-#else /* OpenSSL 1.1.1 */
-
-static bool
-InitHmac(SignatureKey *key, const void *secret, size_t len)
-{
-	key->hmac = HMAC_CTX_new();
-	return key->hmac != NULL && len <= PG_INT32_MAX &&
-		   HMAC_Init_ex(key->hmac, secret, (int) len, EVP_sha512(), NULL) == 1;
-}
-
-static bool
-ComputeHmac(SignatureKey *key, const void *body, size_t len,
-			unsigned char *signature)
-{
-	unsigned int written;
-
-	return HMAC_Init_ex(key->hmac, NULL, 0, NULL, NULL) == 1 &&
-		   HMAC_Update(key->hmac, body, len) == 1 &&
-		   HMAC_Final(key->hmac, signature, &written) == 1 &&
-		   written == SIGNATURE_BYTES;
-}
-
-static void
-ReleaseSignatureKey(void *arg)
-{
-	HMAC_CTX_free(((SignatureKey *) arg)->hmac);
-}
-
-#endif
-
 /*
- * Reads a signature header: 128 hexadecimal digits, of either case.
+ * Decodes a signature header: 128 hexadecimal digits, of either case.
  */
 bool
 DecodeSignature(const char *hex, size_t len,
@@ -188,7 +152,33 @@ DecodeSignature(const char *hex, size_t len,
 }
 
 /*
- * Compares in a time that doesn't tell where they differ.
+ * Tells what is wrong with a signature that DecodeSignature() does not accept,
+ * for the server log.
+ */
+const char *
+DescribeBadSignature(const char *s, size_t len)
+{
+	size_t digits = 0;
+
+	if (len == 0)
+		return "The signature is empty, or too long to be read.";
+	if (isspace((unsigned char) s[0]) || isspace((unsigned char) s[len - 1]))
+		return "The signature begins or ends with white space.";
+	if (len > strlen("sha512=") && pg_strncasecmp(s, "sha512=", 7) == 0)
+		return "The signature has a prefix \"sha512=\".";
+	while (digits < len && isxdigit((unsigned char) s[digits]))
+		digits++;
+	if (digits == len)
+		return psprintf("The signature has %zu hexadecimal digits instead of %d.",
+						len, SIGNATURE_HEX_LEN);
+	/* 64 bytes, with padding */
+	if (len == 88 && s[len - 1] == '=')
+		return "The signature is base64 instead of hexadecimal.";
+	return "The signature is not hexadecimal.";
+}
+
+/*
+ * Compares signatures in constant time.
  */
 bool
 SignaturesEqual(const unsigned char a[SIGNATURE_BYTES],
@@ -198,25 +188,39 @@ SignaturesEqual(const unsigned char a[SIGNATURE_BYTES],
 }
 
 /*
- * Overwrites a secret that is no longer needed.
+ * Overwrites a secret in memory.
  */
 void
-ForgetKey(void *key, size_t len)
+CleanseSecret(void *secret, size_t len)
 {
-	OPENSSL_cleanse(key, len);
+	OPENSSL_cleanse(secret, len);
 }
 
 /*
- * Digests a body: the first half of its SHA-256.  64 bits would take two
- * bodies for one somewhere within a billion; these don't.
+ * Returns the first 64 bits of the SHA-256 digest.
  */
-void
-DigestBody(const void *body, size_t len, BodyDigest *digest)
+int64
+DigestBytes(const void *bytes, size_t len)
 {
-	unsigned char sha256[SHA256_DIGEST_LENGTH];
+	static EVP_MD *sha256 = NULL;
+	static EVP_MD_CTX *context = NULL;
+	unsigned char digest[SHA256_DIGEST_LENGTH];
+	uint64 first;
 
-	if (EVP_Digest(body, len, sha256, NULL, EVP_sha256(), NULL) != 1)
+	/* fetching the algorithm costs more than hashing an event */
+	if (sha256 == NULL)
+		sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+	if (context == NULL)
+		context = EVP_MD_CTX_new();
+	if (sha256 == NULL || context == NULL ||
+		EVP_DigestInit_ex(context, sha256, NULL) != 1 ||
+		EVP_DigestUpdate(context, bytes, len) != 1 ||
+		EVP_DigestFinal_ex(context, digest, NULL) != 1)
+	{
+		ERR_clear_error();
 		ereport(ERROR, (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 						errmsg("could not compute SHA-256")));
-	memcpy(digest->data, sha256, BODY_DIGEST_BYTES);
+	}
+	memcpy(&first, digest, sizeof(first));
+	return (int64) pg_ntoh64(first);
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * subscription.h
- *	  What we subscribed to, and whether a body was signed for it.
+ *	  The subscriptions, and verifying that a body was signed for one.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,6 +16,7 @@ extern void InitSubscriptions(void);
 extern void RefreshSubscriptions(const GigSchema *schema);
 extern bool VerifySubscription(const char *name, const char *body, size_t len,
 							   const char *signature, size_t signature_len,
-							   TimestampTz now, GigError *error);
+							   TimestampTz now, bool *is_signed,
+							   GigError *error);
 
 #endif /* GIGS_WEBHOOKS_SUBSCRIPTION_H */

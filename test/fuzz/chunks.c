@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * chunks.c
- *	  Memory whose bounds AddressSanitizer can see, for the code under test.
+ *	  Memory whose bounds AddressSanitizer knows, for the code under test.
  *
  *-------------------------------------------------------------------------
  */
@@ -51,7 +51,7 @@ ChunkAlloc0(Size size)
 	return memset(ChunkAlloc(size), 0, size);
 }
 
-/* Always moves, so that a pointer kept to the old place is found out. */
+/* Always moves the chunk, so that the use of an old pointer is detected. */
 void *
 ChunkRealloc(void *memory, Size size)
 {
@@ -95,7 +95,7 @@ ChunkStrndup(const char *s, Size len)
 }
 
 /*
- * Ends the life of all chunks.
+ * Frees all chunks.
  */
 void
 FreeChunks(void)

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * chunks.h
- *	  Memory whose bounds AddressSanitizer can see, for the code under test.
+ *	  Memory whose bounds AddressSanitizer knows, for the code under test.
  *
- * The server's palloc() carves its chunks out of large blocks, where reading
- * past the end of one goes unseen.  These are made by malloc() one by one, and
- * are gone after the input that they were made for.
+ * The server's palloc() takes chunks from large blocks, so that reading past the
+ * end of a chunk is not detected.  These chunks are allocated by malloc(), and
+ * freed after each input.
  *
  *-------------------------------------------------------------------------
  */

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * early.c
- *	  Has AddressSanitizer set up before the server's libraries are.
+ *	  Initializes AddressSanitizer before the server's libraries.
  *
- * Its runtime sets itself up with the first malloc(), and on the way fails to
- * find a symbol, for which the C library looks up a translated message.  With
- * PostgreSQL the first one comes out of bindtextdomain(), called by the
- * constructor of a library, which holds the lock that this needs: the lock
- * breaks, and the server hangs at its own first bindtextdomain().  So this
- * library is preloaded too, and linked such that its constructor is the first.
+ * AddressSanitizer initializes itself at the first malloc(), and then looks up a
+ * symbol that does not exist, so that the C library translates a message.  With
+ * PostgreSQL, the first malloc() is that of bindtextdomain(), called by a
+ * library's constructor: the translation takes the lock that bindtextdomain()
+ * holds, and the server hangs.  So this library is preloaded as well, and linked
+ * such that its constructor runs first.
  *
  *-------------------------------------------------------------------------
  */

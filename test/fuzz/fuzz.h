@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * fuzz.h
- *	  What the fuzzer's sources share.
+ *	  Declarations of the fuzzer.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,19 +10,19 @@
 
 #include "event.h"
 
-/* Says what is wrong and ends the process, which keeps the input. */
+/* Prints what is wrong and ends the process, so that libFuzzer keeps the input. */
 pg_noreturn extern void Finding(const char *fmt, ...) pg_attribute_printf(1, 2);
 
 /*
- * What PostgreSQL's jsonb, uuid, integer and timestamptz make of a body.
+ * A body as parsed by PostgreSQL's jsonb, uuid, integer and timestamptz.
  */
 typedef struct Reference
 {
-	bool malformed;		/* it is no JSON */
-	bool unknown;		/* jsonb refuses what we need not */
-	int document_error; /* SQLSTATE of what it lacks to be a document, or 0 */
-	int event_error;	/* SQLSTATE of what it lacks to be an event, or 0 */
-	char path[64];		/* of the key at fault, or empty */
+	bool malformed;		/* it is not JSON */
+	bool unknown;		/* refused by PostgreSQL, perhaps not by us */
+	int document_error; /* SQLSTATE of why it is not a document, or 0 */
+	int event_error;	/* SQLSTATE of why it is not an event, or 0 */
+	char path[64];		/* of the key with the error, or empty */
 	const char *name;
 	bool foreign;
 	GigEvent event;

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * reference.c
- *	  What PostgreSQL itself makes of a webhook's body.
+ *	  Parsing a webhook's body with PostgreSQL's own types.
  *
- * The same decisions as in src/event_json.c and src/event_value.c, made by
- * other means: jsonb says which key counts and what strings spell, regular
- * expressions which forms are allowed, and the types' input functions what
- * they mean.  Which fields an event has is taken from gig_event_fields.
+ * This takes the decisions of src/event_json.c and src/event_value.c by other
+ * means: jsonb tells which key counts and what strings spell, regular
+ * expressions which forms are allowed, and the types' input functions what they
+ * mean.  Only the fields of an event are taken from gig_event_fields.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,6 +41,7 @@ static Jsonb *Nested(const JsonbValue *value, uint32 flag);
 static char *Spelt(const JsonbValue *value);
 static int ReadField(const char *body, Jsonb *data, int field,
 					 Reference *reference);
+static bool IsRequired(const char *key);
 static int ReadUuid(const JsonbValue *value, pg_uuid_t *uuid);
 static int ReadTimestamp(const JsonbValue *value, TimestampTz *timestamp,
 						 bool *unknown);
@@ -66,8 +67,8 @@ AskPostgres(const char *body, size_t len, Reference *reference)
 }
 
 /*
- * Gives the body as jsonb.  That refuses more than we need to: what it cannot
- * store, wherever it is.
+ * Returns the body as jsonb, which also refuses what it cannot store in values
+ * that are not read.
  */
 static Jsonb *
 ReadJson(const char *body, Reference *reference)
@@ -158,7 +159,7 @@ ReadField(const char *body, Jsonb *data, int field, Reference *reference)
 	int error = 0;
 
 	if (value == NULL || value->type == jbvNull)
-		return info->required ? ERRCODE_INVALID_PARAMETER_VALUE : 0;
+		return IsRequired(info->key) ? ERRCODE_INVALID_PARAMETER_VALUE : 0;
 	switch (info->type)
 	{
 		case GIG_UUID:
@@ -176,6 +177,14 @@ ReadField(const char *body, Jsonb *data, int field, Reference *reference)
 	}
 	reference->event.present |= UINT32_C(1) << field;
 	return error;
+}
+
+/* Date-times and lists of gigs may be absent or null. */
+static bool
+IsRequired(const char *key)
+{
+	return strcmp(key, "account") == 0 || strcmp(key, "user") == 0 ||
+		   strstr(key, "_count") != NULL || strcmp(key, "days_synced") == 0;
 }
 
 static int
@@ -207,7 +216,7 @@ ReadTimestamp(const JsonbValue *value, TimestampTz *timestamp, bool *unknown)
 	s = Spelt(value);
 	if (!Matches(s, TIMESTAMP_FORM))
 		return ERRCODE_INVALID_DATETIME_FORMAT;
-	/* PostgreSQL takes some that are longer than we need take */
+	/* PostgreSQL accepts some that are longer than MAXDATELEN */
 	if (strlen(s) > MAXDATELEN)
 	{
 		*unknown = true;
@@ -221,7 +230,7 @@ ReadTimestamp(const JsonbValue *value, TimestampTz *timestamp, bool *unknown)
 	return error;
 }
 
-/* jsonb has forgotten how a number was written; json hasn't. */
+/* Unlike jsonb, json keeps how a number is written. */
 static int
 ReadCount(const char *body, const char *key, const JsonbValue *value,
 		  int32 *count)

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * under_test.h
- *	  Included ahead of each source under test (-include): gives it chunks of
- *	  memory whose bounds AddressSanitizer can see.
+ *	  Included before each source under test (-include), so that it allocates
+ *	  memory whose bounds AddressSanitizer knows.
  *
- * None of these chunks is given to the server to be freed, nor the other way
- * round: what initStringInfo() and the lexer allocate stays the server's, and
- * whatever else is freed here is a finding.
+ * The server does not free these chunks, and the sources under test do not free
+ * the server's, such as those of a StringInfo or the lexer.  ChunkFree() reports
+ * any other chunk.
  *
  *-------------------------------------------------------------------------
  */

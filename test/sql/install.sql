@@ -1,26 +1,26 @@
 --
--- Installing, moving and dropping the extension
+-- Installing and dropping the extension
 --
 \pset format unaligned
 \set VERBOSITY terse
 SET client_min_messages = warning;
 
--- What somebody else has put into the schema is not taken over
+-- Objects of another role in the schema are not taken over
 CREATE ROLE regress_gigs_attacker;
 CREATE SCHEMA gigs;
 GRANT CREATE, USAGE ON SCHEMA gigs TO regress_gigs_attacker;
 SET ROLE regress_gigs_attacker;
-CREATE TABLE gigs.gig_subscription_secret (name text, secret text, retired_at timestamptz);
+CREATE TABLE gigs.gig_subscription (name text, secrets text[]);
 RESET ROLE;
 CREATE EXTENSION gigs_webhooks SCHEMA gigs;
-DROP TABLE gigs.gig_subscription_secret;
+DROP TABLE gigs.gig_subscription;
 SET ROLE regress_gigs_attacker;
 CREATE FUNCTION gigs.gig_stalled_after() RETURNS interval LANGUAGE sql AS 'SELECT interval ''0''';
 RESET ROLE;
 CREATE EXTENSION gigs_webhooks SCHEMA gigs;
 DROP FUNCTION gigs.gig_stalled_after();
--- ... whatever it is that has one of our names: each stops the installation, with
--- an error that tells it, and keeps its owner
+-- ... whatever object has a name of ours: each stops the installation, with an error
+-- that names it, and keeps its owner
 CREATE FUNCTION pg_temp.squat(statement text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
 	SET LOCAL ROLE regress_gigs_attacker;
@@ -36,6 +36,7 @@ CREATE EXTENSION gigs_webhooks SCHEMA gigs;
 CREATE TEMP TABLE ours AS
 SELECT c.relkind::text AS kind, c.relname::text AS name, NULL AS arguments FROM pg_class AS c WHERE c.relnamespace = 'gigs'::regnamespace
 UNION ALL SELECT 'f', p.proname, oidvectortypes(p.proargtypes) FROM pg_proc AS p WHERE p.pronamespace = 'gigs'::regnamespace AND p.prokind = 'f' AND p.prorettype <> 'trigger'::regtype
+	AND NOT EXISTS (SELECT FROM unnest(p.proargtypes::oid[]) AS a (oid) JOIN pg_type AS t USING (oid) WHERE t.typnamespace = p.pronamespace)
 UNION ALL SELECT 't', t.typname, NULL FROM pg_type AS t WHERE t.typnamespace = 'gigs'::regnamespace AND t.typelem = 0;
 DROP EXTENSION gigs_webhooks;
 SELECT kind, count(*) > 0 AS tried, count(*) FILTER (WHERE NOT stopped) AS not_stopped, string_agg(name || ': ' || result, E'\n') FILTER (WHERE NOT stopped) AS by
@@ -55,11 +56,11 @@ GROUP BY kind ORDER BY kind COLLATE "C";
 SELECT pg_temp.squat(statement) FROM (VALUES
 	('CREATE FUNCTION gigs.gig_subscription_changed() RETURNS trigger LANGUAGE plpgsql AS ''BEGIN RETURN NULL; END'''),
 	('CREATE FUNCTION gigs.gig_inbox_ingest() RETURNS trigger LANGUAGE plpgsql AS ''BEGIN RETURN NULL; END'''),
-	('CREATE PROCEDURE gigs.drain_gig_inbox(regclass, integer, name, name, name, name, name, bigint, bigint) LANGUAGE sql AS '''''),
+	('CREATE PROCEDURE gigs.drain_gig_inbox(regclass, integer, name, name, name, name, name, name, bigint, bigint) LANGUAGE sql AS '''''),
 	('CREATE AGGREGATE gigs.parse_gig_event(bytea) (SFUNC = byteacat, STYPE = bytea)'),
 	('CREATE FUNCTION gigs.gig_stalled_after(n int DEFAULT 1) RETURNS interval LANGUAGE sql AS ''SELECT NULL::interval''')
 ) AS v (statement);
--- ... while what merely fits our calls, or better, is let be, and not called
+-- ... functions that are better matches for calls of ours are no obstacle, and not called
 SET ROLE regress_gigs_attacker;
 CREATE FUNCTION gigs.better() RETURNS void LANGUAGE plpgsql AS 'BEGIN RAISE ''attacker called by %'', current_user; END';
 SELECT format('CREATE FUNCTION gigs.%I(%s) RETURNS %s LANGUAGE sql AS %L', name, arguments, result, 'SELECT gigs.better(); SELECT NULL::' || result) FROM (VALUES
@@ -67,7 +68,7 @@ SELECT format('CREATE FUNCTION gigs.%I(%s) RETURNS %s LANGUAGE sql AS %L', name,
 	('parse_logged_gig_event', 'anyelement', 'text'), ('ingest_gig_events', 'anyarray, anyarray', 'text'),
 	('now', '', 'timestamptz'), ('count', '', 'bigint'), ('clock_timestamp', '', 'timestamptz'), ('format', 'text, text', 'text'), ('quote_ident', 'name', 'text')) AS f (name, arguments, result) \gexec
 RESET ROLE;
--- ... and operators of its own there are not called
+-- ... nor are operators there
 SET ROLE regress_gigs_attacker;
 CREATE FUNCTION gigs.trap(oid, integer) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE ''attacker called by %'', current_user; END';
 CREATE FUNCTION gigs.trap(anyenum, text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE ''attacker called by %'', current_user; END';
@@ -76,7 +77,7 @@ CREATE OPERATOR gigs.<> (LEFTARG = oid, RIGHTARG = integer, FUNCTION = gigs.trap
 CREATE OPERATOR gigs.= (LEFTARG = anyenum, RIGHTARG = text, FUNCTION = gigs.trap);
 RESET ROLE;
 
--- ... nor do types of the session's stand in for PostgreSQL's
+-- ... nor are types of the session used in place of PostgreSQL's
 CREATE DOMAIN pg_temp.text AS int;
 CREATE DOMAIN pg_temp.bytea AS int;
 CREATE DOMAIN pg_temp.uuid AS int;
@@ -87,7 +88,7 @@ CREATE TABLE pg_temp.pg_depend (classid oid, objid oid, refclassid oid, refobjid
 CREATE TABLE pg_temp.gig_subscription (name int);
 SET search_path = pg_temp, gigs, pg_catalog;
 
--- Default privileges give nobody what only the owner should have
+-- Default privileges do not apply to what is for the owner only
 CREATE ROLE regress_gigs_reader;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO regress_gigs_reader, PUBLIC;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO regress_gigs_reader, PUBLIC;
@@ -109,7 +110,7 @@ SELECT c.relname FROM pg_class AS c WHERE c.relnamespace = 'gigs'::regnamespace 
 SELECT DISTINCT p.proname COLLATE "C" AS function FROM pg_proc AS p
 WHERE p.pronamespace = 'gigs'::regnamespace AND p.proowner <> 'regress_gigs_attacker'::regrole AND has_function_privilege('regress_gigs_reader', p.oid, 'EXECUTE') ORDER BY 1;
 
--- ... not by any of ours, then or later
+-- ... no function of ours calls the others later, either
 SELECT gigs.create_gig_subscription('better', 'u', 's');
 SELECT gigs.drop_gig_subscription('better');
 SELECT gigs.prune_gig_events('1 day');
@@ -121,64 +122,63 @@ INSERT INTO inbox VALUES (1, '{}');
 CALL gigs.drain_gig_inbox('inbox');
 DROP TABLE inbox;
 
--- It stays in its schema, whose name may change
+-- It stays in its schema
 ALTER EXTENSION gigs_webhooks SET SCHEMA public;
 SELECT gigs.create_gig_subscription('n', 'u');
 CREATE FUNCTION pg_temp.body(n int) RETURNS text LANGUAGE sql AS $$
 	SELECT format('{"event":"gigs.fully_synced","name":"n","data":{"account":"00000000-0000-4000-8000-000000000001","user":"00000000-0000-4000-9000-000000000001","available_count":%s}}', n)
 $$;
 SELECT gigs.ingest_gig_event(pg_temp.body(1), NULL);
-ALTER SCHEMA gigs RENAME TO "Renamed Gigs";
-SELECT "Renamed Gigs".ingest_gig_event(pg_temp.body(2), NULL);
-SELECT state, events FROM "Renamed Gigs".gig_account_sync;
-SELECT state, stalled FROM "Renamed Gigs".gig_sync_status;
-SELECT all_synced FROM "Renamed Gigs".gig_user_sync;
-SELECT count(*) FROM "Renamed Gigs".gig_sync_summary;
--- ... even where somebody else has taken its old name, and waits there
-SELECT current_database() AS database \gset
-GRANT CREATE ON DATABASE :"database" TO regress_gigs_attacker;
-SET ROLE regress_gigs_attacker;
-CREATE SCHEMA gigs;
-CREATE FUNCTION gigs.trap() RETURNS void LANGUAGE plpgsql AS 'BEGIN RAISE ''attacker called by %'', current_user; END';
-SELECT format('CREATE FUNCTION gigs.%I(%s) RETURNS %s LANGUAGE sql AS %L', name, arguments, result, 'SELECT gigs.trap(); SELECT NULL::' || result)
-FROM (VALUES ('add_gig_secret', 'text, text', 'text'), ('gig_dedupe_window', '', 'interval'),
-	('parse_logged_gig_event', 'bytea', 'bytea'), ('ingest_gig_events', 'bytea[], text[]', 'bytea')) AS f (name, arguments, result) \gexec
+-- ... of any name
+CREATE SCHEMA "Some Gigs, 100 %s (%I)";
+
+-- Nothing is remembered of an extension that is dropped and created again
+DROP EXTENSION gigs_webhooks;
+DROP SCHEMA gigs CASCADE;
+CREATE EXTENSION gigs_webhooks SCHEMA "Some Gigs, 100 %s (%I)";
+SELECT "Some Gigs, 100 %s (%I)".ingest_gig_event(pg_temp.body(1), NULL);
+SELECT "Some Gigs, 100 %s (%I)".create_gig_subscription('n', 'u');
+SELECT "Some Gigs, 100 %s (%I)".ingest_gig_event(pg_temp.body(1), NULL);
+SELECT state, events FROM "Some Gigs, 100 %s (%I)".gig_account_sync;
+CREATE ROLE regress_gigs_receiver;
+SELECT "Some Gigs, 100 %s (%I)".grant_gig_receiver('regress_gigs_receiver');
+SELECT "Some Gigs, 100 %s (%I)".grant_gig_consumer('regress_gigs_receiver');
+SET ROLE regress_gigs_receiver;
+SELECT "Some Gigs, 100 %s (%I)".ingest_gig_event(pg_temp.body(2), NULL);
 RESET ROLE;
-SELECT format('CREATE TABLE gigs.%I (LIKE "Renamed Gigs".%1$I INCLUDING ALL)', name), format('ALTER TABLE gigs.%I OWNER TO regress_gigs_attacker', name)
-FROM (VALUES ('gig_subscription'), ('gig_subscription_secret'), ('gig_event_log'), ('gig_delivery')) AS t (name) \gexec
-SELECT "Renamed Gigs".create_gig_subscription('signed', 'u', 'one');
-SELECT "Renamed Gigs".add_gig_secret('signed', 'two');
-SELECT "Renamed Gigs".retire_gig_secret('signed', 'one');
-SELECT "Renamed Gigs".gig_subscription_request('signed');
-SELECT "Renamed Gigs".drop_gig_subscription('signed');
-SELECT event, events FROM "Renamed Gigs".gig_event_counts('36500 days', '-infinity', 'infinity');
-SELECT events_pruned FROM "Renamed Gigs".prune_gig_events('1 day');
+SELECT "Some Gigs, 100 %s (%I)".create_gig_consumer('c');
+SELECT count(*) FROM "Some Gigs, 100 %s (%I)".read_gig_work('c');
 CREATE TABLE inbox (id int, body text, signature text, outcome text, error text);
 INSERT INTO inbox VALUES (1, pg_temp.body(3));
-CALL "Renamed Gigs".drain_gig_inbox('inbox');
-SELECT outcome FROM inbox;
+CALL "Some Gigs, 100 %s (%I)".drain_gig_inbox('inbox');
+SELECT * FROM "Some Gigs, 100 %s (%I)".retry_gig_quarantine();
+SELECT * FROM "Some Gigs, 100 %s (%I)".rebuild_gig_sync();
+SELECT * FROM "Some Gigs, 100 %s (%I)".prune_gig_events('4 days');
+SELECT events FROM "Some Gigs, 100 %s (%I)".gig_event_counts('36500 days', '-infinity', 'infinity');
+SELECT state, stalled FROM "Some Gigs, 100 %s (%I)".gig_sync_status;
 DROP TABLE inbox;
-SELECT (SELECT count(*) FROM gigs.gig_subscription) + (SELECT count(*) FROM gigs.gig_subscription_secret) AS taken;
-REVOKE CREATE ON DATABASE :"database" FROM regress_gigs_attacker;
-DROP SCHEMA gigs CASCADE;
+DROP OWNED BY regress_gigs_receiver;
+DROP ROLE regress_gigs_receiver;
 
--- Dropped and created again in one session: nothing of it is remembered
-DROP EXTENSION gigs_webhooks;
-CREATE EXTENSION gigs_webhooks SCHEMA "Renamed Gigs";
-SELECT "Renamed Gigs".ingest_gig_event(pg_temp.body(1), NULL);
-SELECT "Renamed Gigs".create_gig_subscription('n', 'u');
-SELECT "Renamed Gigs".ingest_gig_event(pg_temp.body(1), NULL);
-SELECT state, events FROM "Renamed Gigs".gig_account_sync;
-
--- What is for anyone is, even where functions are for nobody by default
+-- Functions for everybody are, even where default privileges grant nothing
 DROP EXTENSION gigs_webhooks;
 ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
-CREATE EXTENSION gigs_webhooks SCHEMA "Renamed Gigs";
+CREATE EXTENSION gigs_webhooks SCHEMA "Some Gigs, 100 %s (%I)";
 ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC;
 SELECT count(*), count(DISTINCT p.proname) AS names FROM pg_proc AS p
-WHERE p.pronamespace = '"Renamed Gigs"'::regnamespace AND p.proowner <> 'regress_gigs_attacker'::regrole AND has_function_privilege('public', p.oid, 'EXECUTE');
+WHERE p.pronamespace = '"Some Gigs, 100 %s (%I)"'::regnamespace AND p.proowner <> 'regress_gigs_attacker'::regrole AND has_function_privilege('public', p.oid, 'EXECUTE');
 
 DROP EXTENSION gigs_webhooks;
-DROP SCHEMA "Renamed Gigs" CASCADE;
+DROP SCHEMA "Some Gigs, 100 %s (%I)";
 DROP ROLE regress_gigs_attacker;
 DROP ROLE regress_gigs_reader;
+
+-- Only in a UTF8 database
+SELECT current_database() AS database \gset
+CREATE DATABASE regress_gigs_latin1 TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C';
+\c regress_gigs_latin1
+\set VERBOSITY default
+\set SHOW_CONTEXT never
+CREATE EXTENSION gigs_webhooks;
+\c :database
+DROP DATABASE regress_gigs_latin1;

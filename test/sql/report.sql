@@ -28,8 +28,10 @@ FROM (VALUES
 	(3, 2, 'partially_synced', 30, '2023-02-01', '2023-03-03', 132, '2 hours', '1 hour', NULL, NULL, 'gigs.partially_synced', '1 hour'),
 	-- stalled
 	(4, 2, 'partially_synced', 30, NULL, NULL, 0, '8 hours', '7 hours', NULL, NULL, 'gigs.partially_synced', '7 hours'),
-	-- only refreshes seen
-	(5, 3, 'unknown', NULL, '2023-02-01', '2023-02-01', 1, '3 days', NULL, NULL, '3 days', 'gigs.added', '3 days')
+	-- stalled, though refreshes go on: gigs.fully_synced was lost
+	(5, 3, 'unknown', NULL, '2023-02-01', '2023-02-01', 1, '3 days', NULL, NULL, '1 minute', 'gigs.added', '1 minute'),
+	-- new, only refreshes seen so far
+	(6, 3, 'unknown', NULL, NULL, NULL, 1, '5 hours', NULL, NULL, '5 hours', 'gigs.updated', '5 hours')
 ) AS v (a, u, state, days, f, t, n, first, partially, fully, refreshed, event, last);
 
 SELECT right(account_id::text, 1) AS account, right(user_id::text, 1) AS "user", state, available_from, available_to, available_count,
@@ -44,11 +46,11 @@ SELECT state, accounts, gigs, date_trunc('minute', now() - oldest) AS age FROM g
 \c -
 SET search_path = pg_catalog;
 SET IntervalStyle = 'postgres';
-SELECT count(*) FROM gigs.gig_sync_status WHERE stalled;
+SELECT string_agg(right(account_id::text, 1), ' ' ORDER BY account_id) AS stalled FROM gigs.gig_sync_status WHERE stalled;
 SET gigs_webhooks.stalled_after = '30min';
-SELECT count(*) FROM gigs.gig_sync_status WHERE stalled;
+SELECT string_agg(right(account_id::text, 1), ' ' ORDER BY account_id) AS stalled FROM gigs.gig_sync_status WHERE stalled;
 SET gigs_webhooks.stalled_after = '1d';
-SELECT count(*) FROM gigs.gig_sync_status WHERE stalled;
+SELECT string_agg(right(account_id::text, 1), ' ' ORDER BY account_id) AS stalled FROM gigs.gig_sync_status WHERE stalled;
 SELECT gigs.gig_stalled_after(), gigs.gig_dedupe_window();
 
 -- One user is found by an index, and so is one account
@@ -69,8 +71,8 @@ RESET enable_seqscan;
 -- The log, parsed again and counted
 --
 SET TimeZone = 'America/New_York';
-INSERT INTO gigs.gig_event_log (received_at, event, account_id, name, body)
-SELECT t::timestamptz, kind::gigs.gig_event_kind, '00000000-0000-4000-8000-000000000001', 'n', convert_to(format(
+INSERT INTO gigs.gig_event_log (received_at, outcome, event, account_id, name, body)
+SELECT t::timestamptz, CASE WHEN n = 15 THEN 'stale' ELSE 'applied' END::gigs.gig_ingest_outcome, kind::gigs.gig_event_kind, '00000000-0000-4000-8000-000000000001', 'n', convert_to(format(
 	'{"event":"%s","name":"n","data":{"account":"00000000-0000-4000-8000-000000000001","user":"00000000-0000-4000-9000-000000000001",'
 	'"available_from":null,"available_to":"2023-03-03T00:00:00+01:00","available_count":%s%s}}', kind, n, extra), 'UTF8')
 FROM (VALUES
@@ -79,11 +81,16 @@ FROM (VALUES
 	('2026-01-01 01:00:00+00', 'gigs.added', 23, ',"added_count":3,"added_from":"2023-03-01T00:00:00"'),
 	('2026-01-01 01:30:00+00', 'gigs.added', 27, ',"added_count":4'),
 	('2026-01-01 01:30:00+00', 'gigs.removed', 25, ',"removed_count":2,"removed_gigs":["00000000-0000-4000-a000-000000000001"]'),
+	('2026-01-01 02:00:00+00', 'gigs.partially_synced', 15, ',"days_synced":14'),
 	('2026-01-01 23:59:59+00', 'gigs.added', 30, ',"added_count":5'),
 	('2026-01-02 00:00:00+00', 'gigs.added', 31, ',"added_count":1')
 ) AS v (t, kind, n, extra);
+-- ... with duplicates, of which one has lost its first delivery
+INSERT INTO gigs.gig_event_log (received_at, outcome, event, account_id, name, duplicate_of)
+SELECT t::timestamptz, 'duplicate', 'gigs.added', '00000000-0000-4000-8000-000000000001', 'm', duplicate_of
+FROM (VALUES ('2026-01-02 00:30:00+00', 3), ('2026-01-02 00:30:00+00', 99)) AS v (t, duplicate_of);
 SET TimeZone = 'UTC';
-SELECT event_id, received_at, event, name, right(account_id::text, 1) AS account, right(user_id::text, 1) AS "user", available_from, available_to,
+SELECT event_id, received_at, outcome, duplicate_of, event, name, right(account_id::text, 1) AS account, right(user_id::text, 1) AS "user", available_from, available_to,
 	available_count, changed_count, changed_gigs, changed_from, changed_to, days_synced
 FROM gigs.gig_event_history ORDER BY event_id;
 SELECT * FROM gigs.gig_event_counts('1 hour', '2026-01-01 00:00+00', '2026-01-02 00:00+00');
@@ -93,13 +100,15 @@ SET TimeZone = 'Asia/Kathmandu';
 SELECT bucket_start AT TIME ZONE 'UTC' AS bucket_start, event, events, gigs FROM gigs.gig_event_counts('1 day', '2026-01-01 00:00+00', '2026-01-03 00:00+00');
 -- "from" is in, "to" is out
 SELECT event, events FROM gigs.gig_event_counts('1 hour', '2026-01-01 01:00:00+00', '2026-01-01 01:30:00+00');
-\set VERBOSITY terse
-SELECT * FROM gigs.gig_event_counts('0', now(), now());
-SELECT * FROM gigs.gig_event_counts(NULL, now(), now());
-SELECT * FROM gigs.gig_event_counts('-1 hour', now(), now());
-SELECT * FROM gigs.gig_event_counts('1 month', now(), now());
+\set VERBOSITY sqlstate
+SELECT * FROM gigs.gig_event_counts('0', '-infinity', 'infinity');
+SELECT * FROM gigs.gig_event_counts('-1 hour', '-infinity', 'infinity');
+SELECT * FROM gigs.gig_event_counts('1 month', '-infinity', 'infinity');
+\set VERBOSITY default
+SELECT count(*) FROM gigs.gig_event_counts(NULL, '-infinity', 'infinity');
 -- the history reads what was once accepted, however small bodies have to be now
 UPDATE gigs.gig_event_log SET body = body || convert_to(repeat(' ', 2000), 'UTF8');
+\set VERBOSITY terse
 SET gigs_webhooks.max_body_size = 1024;
 SELECT gigs.parse_gig_event(body) FROM gigs.gig_event_log LIMIT 1;
 SELECT count(user_id) FROM gigs.gig_event_history;

@@ -1,7 +1,7 @@
-# A pooler in transaction mode: clients take turns on sessions that aren't
-# theirs.
+# A pooler in transaction mode: many clients share few sessions, so that a session
+# keeps its caches, prepared statements and settings from one client to the next.
 #
-# GIGS_LONG makes them take more turns.
+# GIGS_LONG raises the number of rounds.
 
 use strict;
 use warnings;
@@ -54,7 +54,7 @@ append_to_file(
 	"logfile = $dir/log",
 	'');
 
-# What goes through the pooler; start_client() only asks for a connstr.
+# The pooler in place of a node, for start_client(), which needs a connstr only.
 sub Pooled::connstr
 {
 	my ($self, $dbname) = @_;
@@ -63,7 +63,7 @@ sub Pooled::connstr
 }
 my $pooled = bless {}, 'Pooled';
 
-# What a client prints, to standard output and to standard error.
+# Runs a script through the pooler.  Returns what it printed, errors included.
 sub through
 {
 	my ($dbname, $script) = @_;
@@ -76,7 +76,6 @@ sub through
 $pooler = IPC::Run::start([ $pgbouncer, '-q', "$dir/ini" ], '<', \undef, '>',
 	"$dir/out", '2>', "$dir/err");
 
-# it doesn't stay, whatever happens
 END
 {
 	local $?;
@@ -96,8 +95,8 @@ is($answer, '1', 'there is a pooler') or BAIL_OUT('the pooler does not start: ' 
 # Eight clients on two sessions
 # ---------------------------------------------------------------------------
 
-# Each brings webhooks of its own, some that all bring, and bad ones, singly, in
-# batches and in transactions, and leaves settings and statements behind.
+# Each ingests webhooks of its own, some that all ingest, and forged ones; singly,
+# in batches and in transactions.  Settings and statements stay in the session.
 sub client_script
 {
 	my ($client, $phase, $first) = @_;
@@ -131,8 +130,9 @@ sub client_script
 			SELECT 'pid ' || pg_backend_pid();
 		}, $client, $n + 4, $client, $n + 4 if $i % 11 == 0;
 
-		# what is left behind is for whoever comes next
+		# the session's next client has these
 		$script .= "SET DateStyle = German;\nSET TimeZone = 'Asia/Kolkata';\nSET search_path = pg_temp;\nSET enable_indexscan = off;\n" if $i % 7 == 0;
+		$script .= 'SET gigs_webhooks.direct_writes = ' . ($client % 2 ? 'on' : 'off') . ";\n" if $i % 7 == 3;
 		$script .= "PREPARE p AS SELECT public.take(\$1, \$2);\n" if $i % 7 == 0 && $phase eq 'reset';
 	}
 	return $script;
@@ -166,22 +166,76 @@ for my $phase ('reset', 'left as they are')
 
 	is($errors, '', "sessions that are $phase: clients get no error");
 	is(scalar keys %{ $sum{pid} }, 2, '... and share two sessions');
-	is_deeply($sum{own}, { applied => $nclients * $own, duplicate => $nclients * $elevens }, '... what each brings is applied');
-	is_deeply($sum{undone}, { applied => $nclients * $fives }, '... or not, if it is rolled back');
-	is(($sum{common}{applied} || 0) + ($sum{common}{stale} || 0), 3 * $nrounds, '... what all bring is applied once');
-	is($sum{common}{duplicate}, 3 * $nrounds * ($nclients - 1), '... and otherwise a duplicate');
-	is_deeply($sum{bad}, { n => $nclients * $nrounds }, '... and what is bad is rejected');
+	is_deeply($sum{own}, { applied => $nclients * $own, duplicate => $nclients * $elevens }, '... what each ingests is applied');
+	is_deeply($sum{undone}, { applied => $nclients * $fives }, '... what is rolled back was applied, too');
+	is(($sum{common}{applied} || 0) + ($sum{common}{stale} || 0), 3 * $nrounds, '... what all ingest is applied once');
+	is($sum{common}{duplicate}, 3 * $nrounds * ($nclients - 1), '... and is a duplicate otherwise');
+	is_deeply($sum{bad}, { n => $nclients * $nrounds }, '... and forged webhooks are rejected');
 	$first += $nrounds;
 	$applied += $nclients * $own + 3 * $nrounds;
-	is($node->safe_psql('postgres', 'SELECT count(*) FROM gigs.gig_event_log'), $applied, '... all of it is there, once');
-	is(troubles($node, 'postgres'), '', '... and adds up');
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM gigs.gig_event_log WHERE outcome <> 'duplicate'}), $applied, '... all events are logged once');
+	is(troubles($node, 'postgres'), '', '... and log and accounts agree');
 }
 
 # ---------------------------------------------------------------------------
-# Secrets come and go
+# Consumers through the pooler
 # ---------------------------------------------------------------------------
 
-# The sessions know the secrets by now; whichever comes next knows better.
+# A batch belongs to no session: it is read in one, and finished in another.  All
+# workers together store every event once.
+$node->safe_psql('postgres', q{
+	SELECT gigs.create_gig_consumer('fetcher', parts => 3);
+	CREATE TABLE public.fetched (batch bigint, account_id uuid, events int, last_event_id bigint);
+	CREATE TABLE public.pids (pid int, what text)});
+
+my $worker = (q{
+	SELECT coalesce(max(batch), 0) AS batch, count(*) > 0 AS has_work FROM gigs.read_gig_work('fetcher', 40) \gset
+	\if :has_work
+	INSERT INTO public.pids VALUES (pg_backend_pid(), 'read');
+	BEGIN;
+	INSERT INTO public.pids VALUES (pg_backend_pid(), 'finish');
+	INSERT INTO public.fetched
+	SELECT c.batch, l.account_id, count(*), max(l.event_id)
+	FROM gigs.gig_consumer AS c, gigs.gig_event_log AS l
+	WHERE c.batch = :batch AND l.event_id > c.position AND l.event_id <= c.batch_end AND l.outcome <> 'stale'
+		AND gigs.gig_consumer_part(l.account_id, c.parts) = c.part
+	GROUP BY 1, 2;
+	SELECT gigs.finish_gig_work(:batch);
+	COMMIT;
+	\endif
+}) x 60;
+my @workers = map { start_client($pooled, 'pool', $worker) } 1 .. 4;
+my $worker_errors = join '', map { (finish_client($_))[1] } @workers;
+is($worker_errors, '', 'workers read and finish batches through the pooler');
+# a script may have ended before the other workers' batches
+for (1 .. 100)
+{
+	last if $node->safe_psql('postgres', 'SELECT events_behind FROM gigs.gig_consumer_status') eq '0';
+	through('pool', $worker);
+}
+is($node->safe_psql('postgres', 'SELECT count(DISTINCT pid) FROM public.pids'), '2', '... in the two sessions');
+is( $node->safe_psql('postgres', 'SELECT sum(events), count(*) = count(DISTINCT (account_id, last_event_id)) FROM public.fetched'),
+	$node->safe_psql('postgres', q{SELECT count(*) FROM gigs.gig_event_log WHERE outcome <> 'stale'}) . '|t',
+	'... every event once');
+is($node->safe_psql('postgres', 'SELECT bool_and(gigs.gig_account_fetched(\'fetcher\', account_id)) FROM gigs.gig_account_sync'),
+	't', '... and all accounts are fetched');
+
+# A lease outlives the pooler's transactions, and ends by time.
+is(through('pool', "SELECT public.take(1, 999999)"), 'applied', 'another event is ingested');
+my ($batch) = through('pool', "SELECT batch FROM gigs.read_gig_work('fetcher')");
+like($batch, qr/^\d+$/, '... and read');
+is(through('pool', "SELECT batch FROM gigs.read_gig_work('fetcher')"), '', '... by one worker only');
+$node->safe_psql('postgres', 'UPDATE gigs.gig_consumer SET leased_until = now() WHERE batch IS NOT NULL');
+my ($again) = through('pool', "SELECT batch FROM gigs.read_gig_work('fetcher')");
+cmp_ok($again, '>', $batch, '... until the lease has run out');
+like(through('pool', "SELECT gigs.finish_gig_work($batch)"), qr/batch $batch is no longer leased/, '... when the first one is too late');
+is(through('pool', "SELECT gigs.finish_gig_work($again)"), '', '... and the second one finishes');
+
+# ---------------------------------------------------------------------------
+# Secrets are added and retired
+# ---------------------------------------------------------------------------
+
+# All sessions have cached the secrets.
 sub with_secret
 {
 	my ($secret) = @_;
@@ -193,18 +247,18 @@ sub with_secret
 }
 
 through('pool', "SELECT public.take(1, 1)");
-is(with_secret('another'), '28000', 'a secret is not good yet');
+is(with_secret('another'), '28000', 'a secret is not valid yet');
 through('pool', "SELECT gigs.add_gig_secret('payroll', 'another')");
-is(with_secret('another'), 'duplicate', '... and is, in all sessions, once somebody has added it through the pool');
+is(with_secret('another'), 'duplicate', '... and is in all sessions, once it is added through the pooler');
 through('pool', "SELECT gigs.retire_gig_secret('payroll', 'another')");
-is(with_secret('another'), '28000', '... and is not, in all sessions, once somebody has retired it');
+is(with_secret('another'), '28000', '... and is not in any, once it is retired');
 $node->safe_psql('postgres', "SELECT gigs.add_gig_secret('payroll', 'a third'); SELECT gigs.retire_gig_secret('payroll', 'secret')");
-is(with_secret('a third'), 'duplicate', '... past the pool as well');
-is(with_secret('secret'), '28000', '... to retire one likewise');
+is(with_secret('a third'), 'duplicate', 'a secret is added past the pooler');
+is(with_secret('secret'), '28000', '... and another one retired');
 is(through('pool', "BEGIN; SELECT gigs.add_gig_secret('payroll', 'never'); ROLLBACK;"), '', 'a secret is added, and not committed');
-is(with_secret('never'), '28000', '... and is not good');
+is(with_secret('never'), '28000', '... and is not valid');
 
-# The server is restarted under the pool.
+# The server is restarted under the pooler.
 $node->restart;
 $answer = '';
 for (1 .. 600)
@@ -213,8 +267,8 @@ for (1 .. 600)
 	last if $answer eq 'duplicate';
 	select undef, undef, undef, 0.1;
 }
-is($answer, 'duplicate', 'after a restart of the server the pool goes on');
-is(troubles($node, 'postgres'), '', '... and all adds up');
+is($answer, 'duplicate', 'after a restart of the server the pooler continues');
+is(troubles($node, 'postgres'), '', '... and log and accounts agree');
 
 $pooler->kill_kill;
 $pooler = undef;

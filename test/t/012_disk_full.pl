@@ -1,10 +1,9 @@
-# Out of disk space, where the tables are and where the WAL is: what has been
-# acknowledged is there once, nothing is there by half, and with some room it
-# goes on.
+# A full disk, of the tables and of the WAL: what was acknowledged is stored once,
+# nothing is stored by half, and with free space everything works again.
 #
-# The disks are small ones in memory, which it takes a namespace of one's own to
-# mount; they go with the last process in there.  So this runs itself again in
-# such a namespace, if the kernel lets it.
+# The disks are small tmpfs, which can be mounted in a mount namespace only.  They
+# vanish with the last process in it.  So the test executes itself again in such a
+# namespace, if the kernel allows that.
 
 use strict;
 use warnings;
@@ -13,15 +12,15 @@ my ($disks, $why_not);
 
 BEGIN
 {
-	# before PostgreSQL::Test takes over the output
+	# before PostgreSQL::Test redirects the output
 	$disks = $ENV{GIGS_SMALL_DISKS};
 	if (!defined $disks)
 	{
 		my $parent = $ENV{TESTDATADIR} || '.';
 		my ($uid, $gid) = ($>, (split / /, $))[0]);
 
-		# As root of the namespace it mounts, and then is what it was, for
-		# PostgreSQL doesn't run as root.
+		# Mounting takes root in the namespace, and PostgreSQL refuses to run as
+		# root.
 		my @enter = (
 			'unshare', '--user', '--map-root-user', '--mount', 'sh', '-euc',
 			'for disk in data wal; do mount -t tmpfs -o size=24m "$disk" "$GIGS_SMALL_DISKS/$disk"; done; '
@@ -59,7 +58,7 @@ use GigTest;
 
 plan skip_all => $why_not if defined $why_not;
 
-# Room that is made when it is needed.
+# Occupies space, which is freed by deleting the file.
 sub ballast
 {
 	my ($disk, $megabytes) = @_;
@@ -74,33 +73,61 @@ sub ballast
 	return $path;
 }
 
-# What clients do until nothing goes any more, and for some time after that:
-# large webhooks singly, in batches, and directly or by SQL.  They say what has
-# been acknowledged.
-my $nhooks = $ENV{GIGS_LONG} ? 2_000 : 200;
+# Makes large webhooks: take_one() ingests one, take_three() a batch, and
+# take_unknown() one of an event that goes to the quarantine.  They return what
+# was acknowledged.
+my $size = 40_000;
 
-sub client_script
+sub create_webhooks
 {
-	my ($client, $size) = @_;
-	my $direct = $client % 2 ? 'on' : 'off';
-	my $script = "LOAD 'gigs_webhooks'; SET gigs_webhooks.direct_writes = $direct;\n";
+	my ($node) = @_;
 
-	for my $i (1 .. $nhooks)
-	{
-		my $n = 10_000 * $client + $i;
-
-		$script .= $i % 4
-		  ? "SELECT concat_ws(' ', $client, $n, outcome) FROM hook($client, $n, $size) AS b, gigs.try_ingest_gig_event(b, sig(b));\n"
-		  : "SELECT concat_ws(' ', $client, $n + 1000 * ord, outcome) FROM (SELECT array_agg(b) AS bs, array_agg(sig(b)) AS ss FROM generate_series(1, 3) AS o, hook($client, $n + 1000 * o, $size) AS b) AS a, gigs.ingest_gig_events(bs, ss);\n";
-	}
-	return $script;
+	create_gigs($node, 'postgres');
+	$node->safe_psql(
+		'postgres', sprintf q{
+		CREATE FUNCTION big(client int, n int) RETURNS bytea LANGUAGE sql AS $$ SELECT hook(client, n, %1$d) $$;
+		CREATE FUNCTION take_one(client int, n int) RETURNS SETOF text LANGUAGE sql AS $$
+			SELECT concat_ws(' ', client, n, outcome) FROM big(client, n) AS b, gigs.try_ingest_gig_event(b, sig(b))
+		$$;
+		CREATE FUNCTION take_three(client int, n int) RETURNS SETOF text LANGUAGE sql AS $$
+			SELECT concat_ws(' ', client, n + 1000 * ord, outcome)
+			FROM (
+				SELECT array_agg(b) AS bodies, array_agg(sig(b)) AS sigs
+				FROM generate_series(1, 3) AS o, big(client, n + 1000 * o) AS b
+			) AS a, gigs.ingest_gig_events(bodies, sigs)
+		$$;
+		CREATE FUNCTION unknown(client int, n int) RETURNS bytea LANGUAGE sql AS $$
+			SELECT convert_to(replace(convert_from(big(client, n), 'UTF8'), '"event":"gigs.', '"event":"gigs.un'), 'UTF8')
+		$$;
+		CREATE FUNCTION take_unknown(client int, n int) RETURNS SETOF text LANGUAGE sql AS $$
+			SELECT concat_ws(' ', client, n, outcome) FROM unknown(client, n) AS b, gigs.try_ingest_gig_event(b, sig(b))
+		$$;
+	}, $size);
+	return;
 }
+
+# Ingests webhooks from several clients, more than there is space for.  Returns
+# the number of each error, and what was acknowledged: lists of client, number and
+# outcome.
+my $nhooks = $ENV{GIGS_LONG} ? 2_000 : 140;
 
 sub fill
 {
-	my ($node, $size) = @_;
-	my @clients = map { start_client($node, 'postgres', client_script($_, $size), '-v', 'VERBOSITY=verbose') } 1 .. 4;
+	my ($node) = @_;
 	my (@acknowledged, %errors);
+	my @clients = map {
+		my $client = $_;
+
+		start_client($node, 'postgres',
+			"LOAD 'gigs_webhooks'; SET gigs_webhooks.direct_writes = "
+			  . ($client % 2 ? 'on' : 'off') . ";\n"
+			  . join('', map {
+				sprintf "SELECT %s(%d, %d);\n",
+				  (qw(take_three take_one take_unknown take_one))[ $_ % 4 ],
+				  $client, 10_000 * $client + $_
+			} 1 .. $nhooks),
+			'-v', 'VERBOSITY=verbose')
+	} 1 .. 4;
 
 	for (@clients)
 	{
@@ -112,43 +139,59 @@ sub fill
 	}
 	note explain \%errors;
 	note scalar(@acknowledged) . ' webhooks were acknowledged';
-	cmp_ok(scalar @acknowledged, '>', 0, 'some webhooks were acknowledged');
+	for my $outcome ('applied', 'quarantined')
+	{
+		cmp_ok(scalar(grep { $_->[2] eq $outcome } @acknowledged), '>', 0, "some webhooks were $outcome");
+	}
 	return (\%errors, \@acknowledged);
 }
 
-# How often what has been acknowledged is there, and what else is.
-sub missing_and_more
+sub arrays
 {
-	my ($node, $size, $acknowledged) = @_;
+	my (@acknowledged) = @_;
 
-	return $node->safe_psql(
-		'postgres', sprintf q{
-		CREATE TEMP TABLE acknowledged AS
-		SELECT account(a) AS account_id, substr(sha256(hook(a, n, %d)), 1, 16) AS digest
-		FROM unnest('{%s}'::int[], '{%s}'::int[]) AS u (a, n);
-		SELECT count(*) FILTER (WHERE l.event_id IS NULL), count(*) FILTER (WHERE a.digest IS NULL), count(l.event_id) - count(DISTINCT digest)
-		FROM acknowledged AS a
-		FULL JOIN (SELECT *, substr(sha256(body), 1, 16) AS digest FROM gigs.gig_event_log) AS l USING (account_id, digest)},
-		$size, join(',', map { $_->[0] } @$acknowledged), join(',', map { $_->[1] } @$acknowledged));
+	return map { my $i = $_; "'{" . join(',', map { $_->[$i] } @acknowledged) . "}'::int[]" } 0, 1;
 }
 
-# All again: what has been acknowledged is a duplicate, the others are new.
-sub bring_again
+# Counts, in the log and in the quarantine: what was acknowledged and is missing,
+# what is stored and was not acknowledged, and what is stored twice.
+sub missing_more_twice
 {
-	my ($node, $size, $acknowledged) = @_;
+	my ($node, $acknowledged) = @_;
 
 	return $node->safe_psql(
-		'postgres', sprintf q{
-		SELECT string_agg(format('%%s %%s', outcome, n), ', ' ORDER BY outcome)
-		FROM (
-			SELECT outcome, count(*) AS n
-			FROM (
-				SELECT array_agg(b) AS bs, array_agg(sig(b)) AS ss
-				FROM unnest('{%s}'::int[], '{%s}'::int[]) AS u (a, n), hook(a, n, %d) AS b
-			) AS a, gigs.ingest_gig_events(bs, ss)
-			GROUP BY 1
-		) AS c},
-		join(',', map { $_->[0] } @$acknowledged), join(',', map { $_->[1] } @$acknowledged), $size);
+		'postgres', join ';', map {
+			my ($table, $body, @rows) = @$_;
+
+			sprintf q{
+			SELECT count(*) FILTER (WHERE s.digest IS NULL), count(*) FILTER (WHERE a.digest IS NULL),
+				count(s.digest) - count(DISTINCT s.digest)
+			FROM (SELECT sha256(%s(a, n)) AS digest FROM unnest(%s, %s) AS u (a, n)) AS a
+			FULL JOIN (SELECT sha256(body) AS digest FROM gigs.%s WHERE body IS NOT NULL) AS s USING (digest)},
+			  $body, arrays(@rows), $table;
+		} (
+			[ 'gig_event_log', 'big', grep { $_->[2] ne 'quarantined' } @$acknowledged ],
+			[ 'gig_quarantine', 'unknown', grep { $_->[2] eq 'quarantined' } @$acknowledged ]));
+}
+
+# Ingests again what was applied.
+sub ingest_again
+{
+	my ($node, $acknowledged) = @_;
+
+	return $node->safe_psql('postgres', sprintf 'SELECT take_all(%s, %s)',
+		arrays(grep { $_->[2] ne 'quarantined' } @$acknowledged));
+}
+
+sub works_again
+{
+	my ($node, $acknowledged) = @_;
+	my $applied = grep { $_->[2] ne 'quarantined' } @$acknowledged;
+
+	is(ingest_again($node, $acknowledged), "duplicate $applied", '... with free space, redeliveries are duplicates');
+	is($node->safe_psql('postgres', 'SELECT take_one(9, 7); SELECT take_unknown(9, 8)'), "9 7 applied\n9 8 quarantined", '... and new webhooks are ingested');
+	is(troubles($node, 'postgres'), '', '... log and accounts agree');
+	return [ @$acknowledged, [ 9, 7, 'applied' ], [ 9, 8, 'quarantined' ] ];
 }
 
 # ---------------------------------------------------------------------------
@@ -156,24 +199,51 @@ sub bring_again
 # ---------------------------------------------------------------------------
 
 my $node = start_node('data');
-my $size = 40_000;
 my $ballast = ballast('data', 8);
 
-create_gigs($node, 'postgres');
+create_webhooks($node);
 mkdir "$disks/data/tables";
+$node->safe_psql(
+	'postgres', q{
+	SELECT gigs.create_gig_consumer('fetch', parts => 2);
+	CREATE TABLE done (batch bigint, events int, gigs text);
+	-- processes a batch, and stores what stands for large gigs; returns the number of accounts
+	CREATE FUNCTION consume() RETURNS bigint LANGUAGE plpgsql AS $$
+	DECLARE
+		read record;
+	BEGIN
+		WITH work AS (
+			INSERT INTO done
+			SELECT w.batch, w.events, g.gigs
+			FROM gigs.read_gig_work('fetch', 20) AS w,
+				(SELECT string_agg(md5(i::text), '') AS gigs FROM generate_series(1, 4000) AS i) AS g
+			RETURNING batch
+		)
+		SELECT count(*) AS accounts, gigs.finish_gig_work(max(batch)) INTO read FROM work HAVING count(*) > 0;
+		RETURN coalesce(read.accounts, 0);
+	END
+	$$;
+});
 $node->safe_psql('postgres', "CREATE TABLESPACE small LOCATION '$disks/data/tables'");
-$node->safe_psql('postgres', "ALTER TABLE gigs.$_ SET TABLESPACE small")
-  for qw(gig_event_log gig_account_sync gig_delivery gig_change);
+$node->safe_psql('postgres', "ALTER TABLE $_ SET TABLESPACE small")
+  for map({ "gigs.$_" } qw(gig_event_log gig_account_sync gig_quarantine gig_consumer gig_consumer_retry)), 'done';
 
-my ($errors, $acknowledged) = fill($node, $size);
-is(join(' ', sort keys %$errors), '53100', 'without room for the tables webhooks are refused for that reason');
-is(missing_and_more($node, $size, $acknowledged), '0|0|0', '... what was acknowledged is there once, and nothing else');
+my ($errors, $acknowledged) = fill($node);
+is(join(' ', sort keys %$errors), '53100', 'without space for the tables webhooks are refused for that reason');
+is(missing_more_twice($node, $acknowledged), "0|0|0\n0|0|0", '... what was acknowledged is stored once, and nothing else');
+
+
+# The consumer stores its results on the same disk.
+like(answer($node, 'postgres', 'SELECT consume()'), qr/^53100 /, 'without space a consumer fails');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM done'), '0', '... and leaves nothing');
+
 unlink $ballast;
-is(bring_again($node, $size, $acknowledged), 'duplicate ' . @$acknowledged, '... with some room, what comes again is known');
-is($node->safe_psql('postgres', "SELECT outcome FROM hook(9, 7, $size) AS b, gigs.try_ingest_gig_event(b, sig(b))"), 'applied', '... and what is new is applied');
-is(troubles($node, 'postgres'), '', '... all of which adds up');
+$acknowledged = works_again($node, $acknowledged);
+1 while $node->safe_psql('postgres', 'SELECT consume()') > 0;
+is($node->safe_psql('postgres', 'SELECT sum(events) - (SELECT count(*) FROM gigs.gig_event_log WHERE outcome <> \'stale\') FROM done'),
+	'0', '... and the consumer has processed each event once');
 $node->restart;
-is(missing_and_more($node, $size, [ @$acknowledged, [ 9, 7 ] ]), '0|0|0', '... after a restart as well');
+is(missing_more_twice($node, $acknowledged), "0|0|0\n0|0|0", '... all of which is stored after a restart');
 $node->stop;
 
 # ---------------------------------------------------------------------------
@@ -184,32 +254,38 @@ mkdir "$disks/wal/pg_wal";
 $node = start_node(
 	'wal',
 	{ extra => [ "--waldir=$disks/wal/pg_wal", '--wal-segsize=1' ] },
-	# nothing is made room for by itself
+	# no checkpoint removes WAL
 	'max_wal_size = 1GB', "checkpoint_timeout = '1h'", 'min_wal_size = 2MB');
-create_gigs($node, 'postgres');
+create_webhooks($node);
 $node->safe_psql('postgres', 'CHECKPOINT');
 $ballast = ballast('wal', 8);
 
-($errors, $acknowledged) = fill($node, $size);
-ok($errors->{lost}, 'without room for WAL the server goes down');
+($errors, $acknowledged) = fill($node);
+ok($errors->{lost}, 'without space for WAL the server goes down');
 like(slurp_file($node->logfile), qr/PANIC:.*No space left on device/, '... for that reason');
 for (1 .. 600)
 {
 	last if !-e $node->data_dir . '/postmaster.pid';
 	select undef, undef, undef, 0.1;
 }
-# it is gone already
 $node->_update_pid(0);
 unlink $ballast;
 $node->start;
-my ($missing, $more, $twice) = split /\|/, missing_and_more($node, $size, $acknowledged);
-is($missing, '0', '... with some room it comes back, with what was acknowledged');
-# a batch has three events, and the answer to each client may have been lost
+
+# The answer to each client may have been lost, and a batch has three events.
+my ($missing, $more, $twice) = (0, 0, 0);
+for (split /\n/, missing_more_twice($node, $acknowledged))
+{
+	my @counts = split /\|/;
+
+	$missing += $counts[0];
+	$more += $counts[1];
+	$twice += $counts[2];
+}
+is($missing, 0, '... with free space it recovers, with what was acknowledged');
 cmp_ok($more, '<=', 3 * 4, '... and with no more than what it could not acknowledge any more');
-is($twice, '0', '... nothing is there twice');
-is(bring_again($node, $size, $acknowledged), 'duplicate ' . @$acknowledged, '... what comes again is known');
-is($node->safe_psql('postgres', "SELECT outcome FROM hook(9, 7, $size) AS b, gigs.try_ingest_gig_event(b, sig(b))"), 'applied', '... and what is new is applied');
-is(troubles($node, 'postgres'), '', '... all of which adds up');
+is($twice, 0, '... nothing is stored twice');
+works_again($node, $acknowledged);
 $node->stop;
 
 done_testing();

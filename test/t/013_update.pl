@@ -1,11 +1,12 @@
-# Who updates has what a new installation has.
+# ALTER EXTENSION ... UPDATE while sessions ingest: they continue, with the
+# statements and subscriptions that they have cached.
 #
-# test/upgrade/ holds the installation script of the version before, as it was.
+# The next version is made up.  Its script changes what a script may change while
+# the module stays the same.
 
 use strict;
 use warnings;
 
-use File::Copy qw(copy);
 use FindBin;
 use Test::More;
 
@@ -14,139 +15,81 @@ use PostgreSQL::Test::Utils;
 use lib $FindBin::RealBin;
 use GigTest;
 
-my $old_version = '1.0.0';
-my $script = "gigs_webhooks--$old_version.sql";
 my $node = start_node('update');
 my $directory = $node->safe_psql('postgres',
 	"SELECT setting || '/extension' FROM pg_config WHERE name = 'SHAREDIR'");
+my $path = "$directory/gigs_webhooks--1.0.0--1.0.0next.sql";
 
-plan skip_all => "$directory is not to be written to"
-  if !copy("$FindBin::RealBin/../upgrade/$script", "$directory/$script");
-END { unlink "$directory/$script" if defined $directory }
+plan skip_all => "$directory is not writable" if !-w $directory;
+END { unlink $path if defined $path }
 
-# All that makes up the extension, as statements.  The numbers of objects are
-# another database's.
-sub definition
+# Tables are altered in the order in which sessions lock them.
+append_to_file(
+	$path, q{
+	ALTER TABLE @extschema@.gig_subscription ADD COLUMN note text, ALTER COLUMN url DROP NOT NULL;
+	ALTER TABLE @extschema@.gig_event_log ADD COLUMN note text NOT NULL DEFAULT 'x';
+	ALTER TABLE @extschema@.gig_account_sync ADD COLUMN note text, ALTER COLUMN days_synced SET STATISTICS 10;
+	CREATE INDEX gig_account_sync_next_idx ON @extschema@.gig_account_sync (first_event_at);
+	ALTER TYPE @extschema@.gig_ingest_outcome ADD VALUE 'postponed' BEFORE 'ignored';
+	ALTER TYPE @extschema@.gig_event_kind ADD VALUE 'gigs.moved' BEFORE 'gigs.added';
+	CREATE OR REPLACE FUNCTION @extschema@.gig_subscription_changed() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'gig_subscription_changed' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+	CREATE TABLE @extschema@.gig_next (id int);
+});
+
+create_gigs($node, 'postgres');
+
+my $nclients = 3;
+my $nhooks = 600;
+
+# Singles, batches, and redeliveries of both.
+sub client_script
 {
-	my ($dbname) = @_;
-	my ($dump) = run_command(
-		[
-			'pg_dump', '--schema-only', '--binary-upgrade', '-d',
-			$node->connstr($dbname)
-		]);
+	my ($client) = @_;
+	# one of them writes through the executor
+	my $script = $client == 1 ? "LOAD 'gigs_webhooks'; SET gigs_webhooks.direct_writes = off;\n" : '';
 
-	# the default of a column that was added, for the rows that were there
-	$dump =~ s/^-- set missing value\..*\n//mg;
-	$dump =~ s/^SELECT pg_catalog\.binary_upgrade_set.*\n//mg;
-	$dump =~ s/^-- For binary upgrade, must preserve.*\n//mg;
-	$dump =~ s/^(SELECT pg_catalog\.binary_upgrade_create_empty_extension\(.*)$/
-	  (my $line = $1) =~ s{\b\d{5,}\b}{N}g; $line/meg;
-	$dump =~ s/^WHERE oid = '\d+';$/WHERE oid = N;/mg;
-	# frozen transaction IDs
-	$dump =~ s/^SET relfrozenxid = .*$/SET relfrozenxid/mg;
-	# PostgreSQL makes up a key for psql anew each time
-	$dump =~ s/^\\(un)?restrict .*$//mg;
-	return [ grep { $_ ne '' } split /\n/, $dump ];
+	for (my $i = 1; $i <= $nhooks; $i += 12)
+	{
+		my $n = 10_000 * $client + $i;
+
+		$script .= join '',
+		  (map { sprintf "SELECT take(%d, %d);\n", $_ % 7, $n + $_ } 0, 1, 0),
+		  sprintf "SELECT take_all(array_agg(i %% 7), array_agg(%d + i)) FROM generate_series(1, 11) AS i;\n", $n;
+	}
+	return $script;
 }
 
-sub query
-{
-	my ($query) = @_;
+# A session that has statements and subscriptions cached, and prepared.
+my $session = $node->background_psql('postgres', on_error_stop => 0);
+ask($session, 'PREPARE p(bytea) AS SELECT gigs.ingest_gig_event($1, sig($1))');
+is(ask($session, 'EXECUTE p(hook(100, 1))'), 'applied', 'a session ingests');
+is(ask($session, q{SELECT take_all('{100,101}', '{2,3}')}), 'applied 2', '... a batch as well');
 
-	return $node->safe_psql('updated', "SET search_path = gigs; $query");
-}
+my @clients = map { start_client($node, 'postgres', client_script($_)) } 1 .. $nclients;
+$node->poll_query_until('postgres', 'SELECT count(*) > 100 FROM gigs.gig_event_log')
+  or die 'clients do not ingest';
+$node->safe_psql('postgres', q{ALTER EXTENSION gigs_webhooks UPDATE TO '1.0.0next'});
+my $at_update = $node->safe_psql('postgres', 'SELECT count(*) FROM gigs.gig_event_log');
+my $errors = join '', map { (finish_client($_))[1] } @clients;
 
-# Who is given everything that is made is not given what is the owner's alone.
-$node->safe_psql('postgres', 'CREATE ROLE nosy');
-for my $dbname ('updated', 'fresh')
-{
-	$node->safe_psql('postgres', "CREATE DATABASE $dbname");
-	$node->safe_psql($dbname, 'ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO nosy');
-}
-$node->safe_psql('fresh', 'CREATE SCHEMA gigs; CREATE EXTENSION gigs_webhooks SCHEMA gigs');
-$node->safe_psql('updated',
-	"CREATE SCHEMA gigs; CREATE EXTENSION gigs_webhooks SCHEMA gigs VERSION '$old_version'");
+is($errors, '', 'sessions ingest without an error while the extension is updated');
+cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM gigs.gig_event_log'),
+	'>', $at_update, '... before it and after it');
+is( $node->safe_psql('postgres', q{SELECT count(*) FROM gigs.gig_event_log WHERE outcome <> 'duplicate'}),
+	3 + 12 * $nclients * $nhooks / 12, '... every event once');
+is(troubles($node, 'postgres'), '', '... and all agrees');
 
-isnt(first_difference(definition('updated'), definition('fresh')),
-	'', 'the versions differ');
-
-query(q{
-	SELECT create_gig_subscription('unsigned', 'https://example.com/');
-	SELECT create_gig_subscription('signed', 'https://example.com/', 'secret');
-	SELECT create_gig_subscription('once signed', 'https://example.com/', 'gone');
-	SELECT retire_gig_secret('once signed', 'gone')});
-
-# A session with the new library, which it has loaded before the update
-my $session = $node->background_psql('updated', on_error_stop => 0);
-my $n = 0;
-
-sub ingest
-{
-	my ($name, $secret) = @_;
-	my $body = payload('gigs.added');
-
-	$n++;
-	$body =~ s/name-for-the-webhook-subscription/$name/;
-	$body =~ s/2385/$n/;
-	return ask($session,
-		    'SELECT concat_ws(\' \', outcome, sqlstate) FROM gigs.try_ingest_gig_event('
-		  . bytea_literal($body) . ', '
-		  . text_literal(defined $secret ? sign($body, $secret) : undef)
-		  . ')');
-}
-
-like(ingest('unsigned'), qr/^42804$/, 'before the update, nothing is accepted');
-$node->psql('updated',
-	"SELECT gigs.ingest_gig_event('{\"name\":\"unsigned\"}', NULL)",
-	stderr => \my $stderr);
-like($stderr, qr/HINT:.*ALTER EXTENSION gigs_webhooks UPDATE/, '... and it says why');
-
-# Who may create objects in the extension's schema has none of them called.
-query(q{
-	CREATE ROLE attacker;
-	GRANT USAGE, CREATE ON SCHEMA gigs TO attacker;
-	SET ROLE attacker;
-	CREATE FUNCTION trap(oid, regprocedure) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE ''attacker called by %'', current_user; END';
-	CREATE FUNCTION trap(oid, integer) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE ''attacker called by %'', current_user; END';
-	CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = regprocedure, FUNCTION = trap);
-	CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = integer, FUNCTION = trap);
-	CREATE OPERATOR <> (LEFTARG = oid, RIGHTARG = integer, FUNCTION = trap)});
-
-# Nor has a trigger of the tables' owner run as who updates.
-query(q{
-	CREATE ROLE tables_owner;
-	GRANT USAGE, CREATE ON SCHEMA gigs TO tables_owner;
-	CREATE TABLE ran (as_user name);
-	GRANT INSERT ON ran TO tables_owner;
-	CREATE FUNCTION ran() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO gigs.ran VALUES (current_user); RETURN new; END';
-	CREATE TRIGGER ran BEFORE UPDATE ON gig_subscription FOR EACH ROW EXECUTE FUNCTION ran()});
-
-sub give_tables
-{
-	my ($owner) = @_;
-
-	query("ALTER TABLE $_ OWNER TO $owner")
-	  for qw(gig_subscription gig_subscription_secret gig_event_log gig_delivery gig_account_sync gig_change);
-	return;
-}
-
-give_tables('tables_owner');
-query('ALTER EXTENSION gigs_webhooks UPDATE; DROP OWNED BY attacker');
-give_tables('CURRENT_USER');
-is(query('SELECT DISTINCT as_user FROM ran'), 'tables_owner', 'triggers have run as the tables\' owner');
-query('DROP TRIGGER ran ON gig_subscription; DROP FUNCTION ran(); DROP TABLE ran; DROP OWNED BY tables_owner');
-
-is(first_difference(definition('updated'), definition('fresh')),
-	'', 'an updated extension is what a new one is');
-is( query('SELECT name, signed FROM gig_subscription ORDER BY name'),
-	"once signed|t\nsigned|t\nunsigned|f",
-	'subscriptions that had a secret are signed');
-is(ingest('unsigned'), 'applied', 'an unsigned one is still open');
-is(ingest('unsigned', 'secret'), 'rejected 28000', '... to what is not signed');
-is(ingest('signed', 'secret'), 'applied', 'a signed one knows its secret');
-is(ingest('signed'), 'rejected 28000', '... and needs it');
-is(ingest('once signed'), 'rejected 28000', 'one whose secret is retired stays closed');
-is(ingest('once signed', 'gone'), 'rejected 28000', '... to all');
+is(ask($session, 'EXECUTE p(hook(100, 1))'), 'duplicate', 'the first session continues');
+is(ask($session, 'EXECUTE p(hook(100, 4))'), 'applied', '... with new events');
+is(ask($session, q{SELECT take_all('{100,101,102}', '{2,5,6}')}), 'applied 2, duplicate 1', '... with batches');
+is( ask($session, q{SELECT event FROM gigs.gig_event_log WHERE account_id = account(100) AND outcome = 'applied' ORDER BY event_id}),
+	join("\n", 'gigs.added', 'gigs.updated', 'gigs.fully_synced'), '... with the right kinds');
+is(ask($session, 'SELECT accounts_skipped FROM gigs.rebuild_gig_sync()'), '0', '... and rebuilds');
+$node->safe_psql('postgres', q{SELECT gigs.retire_gig_secret('payroll', 'secret')});
+is(ask($session, 'EXECUTE p(hook(100, 7))'), '28000', '... and notices that a secret retires');
+is( $node->safe_psql('postgres', q{SELECT extversion FROM pg_extension WHERE extname = 'gigs_webhooks'}),
+	'1.0.0next', 'the extension has the next version');
 
 $session->quit;
 $node->stop;

@@ -1,5 +1,6 @@
-# What the tests share: a server with the extension's module at hand, bodies,
-# signatures that are not the extension's own, and SQL literals.
+# What the TAP tests share: servers with the extension's module, bodies,
+# signatures that the extension has not computed, SQL literals, sessions, and
+# checks of the tables.
 
 package GigTest;
 
@@ -11,19 +12,21 @@ use Encode qw(encode);
 use Exporter qw(import);
 use File::Basename qw(dirname);
 use IPC::Run ();
+use Test::More;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
 our @EXPORT = qw(start_node sign payload bytea_literal text_literal
-  ask first_difference run_together create_gigs troubles rows_of
-  start_client finish_client answer begin_asking end_asking);
+  copy_columns finds_none ask first_difference run_together create_gigs troubles rows_of
+  start_client finish_client answer begin_asking end_asking start_sessions
+  wait_for_locks give_extension);
 our %EXPORT_TAGS = (dice => [qw(chance pick between shuffled)]);
 our @EXPORT_OK = @{ $EXPORT_TAGS{dice} };
 
-# A server of its own, quiet enough that logging isn't what a test spends its
-# time with: PostgreSQL::Test::Cluster logs every statement.  What goes to its
-# init() may come first, as a hash.
+# Starts a server that logs warnings only, because PostgreSQL::Test::Cluster
+# logs every statement, which takes most of the time of a test.  A hash before
+# the lines of configuration goes to its init().
 sub start_node
 {
 	my ($name, @conf) = @_;
@@ -48,7 +51,7 @@ sub sign
 	return hmac_sha512_hex($body, encode('UTF-8', $secret));
 }
 
-# A body of test/payloads, byte for byte.
+# Returns a body of test/payloads, byte for byte.
 sub payload
 {
 	my ($name) = @_;
@@ -61,14 +64,23 @@ sub payload
 	return $body;
 }
 
-# Without the cast the literal would be taken for text, which the functions
-# that take bodies accept as well.
+# Without the cast the literal would have the type text, because the functions
+# that take bodies accept both.
 sub bytea_literal
 {
 	my ($bytes) = @_;
 
 	return 'NULL::bytea' if !defined $bytes;
 	return "'\\x" . unpack('H*', $bytes) . "'::bytea";
+}
+
+# Returns the columns body and signature of a row in COPY's format.
+sub copy_columns
+{
+	my ($body, $signature) = @_;
+
+	return join "\t", defined $body ? '\\\\x' . unpack('H*', $body) : '\\N',
+	  defined $signature ? $signature : '\\N';
 }
 
 sub text_literal
@@ -80,8 +92,8 @@ sub text_literal
 	return "'$text'";
 }
 
-# Asks a session that psql keeps open in the background.  Returns what it
-# printed, with the SQLSTATE of the last statement where that failed.
+# Runs a query in a session of background_psql().  Returns what it printed, with
+# the SQLSTATE of the last statement if that failed.
 my $asked = 0;
 
 sub ask
@@ -95,8 +107,8 @@ sub ask
 	return $output;
 }
 
-# Asks a session something that it has to wait for somebody else with.
-# end_asking() returns what it printed then, with the SQLSTATE as ask() does.
+# Starts a query that waits for another session.  end_asking() waits for its end
+# and returns what ask() would.
 sub begin_asking
 {
 	my ($session, $query) = @_;
@@ -116,8 +128,8 @@ sub end_asking
 	return $output;
 }
 
-# What a session of its own gets for an answer: what it prints, or the SQLSTATE
-# and the message of its first error.
+# Runs a query in a new session.  Returns what it printed, or the SQLSTATE and
+# the message of its first error.
 sub answer
 {
 	my ($node, $dbname, $query) = @_;
@@ -130,8 +142,8 @@ sub answer
 	return $stderr =~ /(?:ERROR|FATAL):  (\w{5}): (.*)/ ? "$1 $2" : $stdout;
 }
 
-# Where two lists of lines differ first, for a failure's diagnosis; an empty
-# string where they don't.  is_deeply would print as much, but not shortly.
+# Returns the first difference of two lists of lines, or an empty string.
+# is_deeply would print the whole lists.
 sub first_difference
 {
 	my ($got, $expected) = @_;
@@ -147,8 +159,42 @@ sub first_difference
 	return '';
 }
 
-# Runs several psql scripts at the same time.  Returns what each printed to
-# standard output and to standard error.
+# Tests that a query finds nothing.
+sub finds_none
+{
+	my ($node, $dbname, $title, $query) = @_;
+
+	is($node->safe_psql($dbname, "SELECT f::text FROM ($query) AS f LIMIT 5"), '', $title);
+	return;
+}
+
+# Starts a session that writes the tables directly, and one that does so by
+# statements.  Returns pairs of a title and a session.
+sub start_sessions
+{
+	my ($node, $dbname) = @_;
+
+	return map {
+		my $session = $node->background_psql($dbname, on_error_stop => 0);
+
+		ask($session, "LOAD 'gigs_webhooks'; SET gigs_webhooks.direct_writes = $_");
+		[ "direct_writes=$_", $session ];
+	} 'on', 'off';
+}
+
+# Waits until so many sessions wait for locks.
+sub wait_for_locks
+{
+	my ($node, $dbname, $n) = @_;
+
+	$node->poll_query_until('postgres',
+		"SELECT count(*) = $n FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = '$dbname'")
+	  or die "there are no $n sessions that wait for locks";
+	return;
+}
+
+# Runs psql scripts at the same time.  Returns what each printed to standard
+# output and to standard error.
 sub run_together
 {
 	my ($node, $dbname, @scripts) = @_;
@@ -176,8 +222,8 @@ sub run_together
 	return (\@out, \@err);
 }
 
-# Starts a psql that runs a script by itself: through files, as pipes would have
-# to be pumped.
+# Starts a psql that runs a script in the background, with files for input and
+# output, because pipes would have to be pumped.
 sub start_client
 {
 	my ($node, $dbname, $script, @options) = @_;
@@ -197,8 +243,8 @@ sub start_client
 	};
 }
 
-# Waits for it; returns what it printed to standard output and to standard
-# error.
+# Waits for such a psql.  Returns what it printed to standard output and to
+# standard error.
 sub finish_client
 {
 	my ($client) = @_;
@@ -208,22 +254,22 @@ sub finish_client
 }
 
 # ---------------------------------------------------------------------------
-# Numbered webhooks, for tests of what a server goes through: what they say
-# doesn't matter there, but that each of them counts, and once.
+# Numbered webhooks, for tests that only count events
 # ---------------------------------------------------------------------------
 
 # Creates the extension in the schema gigs, with a subscription "payroll" whose
 # secret is "secret", and functions that make webhooks for it:
 #
-#   hook(account, n, size)     a body that two numbers tell from all others, and
-#                              which a third makes so many bytes longer
+#   hook(account, n, size)     a body of an event that two numbers tell from all
+#                              others; it is longer by a third number of bytes,
+#                              which are not part of the event
 #   sig(body)                  its signature
-#   take(account, n)           ingests one; its outcome
-#   take_all(accounts, ns)     ingests several; how many of each outcome
+#   take(account, n)           ingests one; returns the outcome
+#   take_all(accounts, ns)     ingests several; returns the number of each outcome
 #   account(account)           the number's UUID
 #
-# A webhook's kind goes by n, and it names a gig of its own and one that the
-# whole account has in common.
+# The kind depends on n.  An event names a gig of its own and one that all events
+# of the account name.
 sub create_gigs
 {
 	my ($node, $dbname) = @_;
@@ -269,10 +315,9 @@ sub create_gigs
 	return;
 }
 
-# What doesn't add up in the tables, an empty string where all does: log,
-# deliveries, accounts and changes have to tell the same story, rebuilding must
-# change nothing, and amcheck find nothing.  It holds as long as nothing has been
-# pruned and no delivery has left the dedupe window.
+# Returns contradictions between and within the tables, or an empty string: log
+# and accounts must agree, rebuilding must change nothing, and amcheck must find
+# nothing.  Nothing may have been pruned or have left the dedupe window.
 sub troubles
 {
 	my ($node, $dbname) = @_;
@@ -282,34 +327,52 @@ sub troubles
 		SET client_min_messages = warning;
 		SELECT 'accounts without their events: ' || count(*)
 		FROM gigs.gig_account_sync AS a
-		FULL JOIN (SELECT account_id, count(*) AS n FROM gigs.gig_event_log GROUP BY 1) AS l USING (account_id)
-		WHERE a.events IS DISTINCT FROM l.n
+		FULL JOIN (
+			SELECT
+				account_id,
+				count(*) FILTER (WHERE outcome <> 'duplicate') AS events,
+				count(*) FILTER (WHERE outcome = 'duplicate') AS duplicates,
+				max(event_id) AS last_event_id
+			FROM gigs.gig_event_log
+			GROUP BY 1
+		) AS l USING (account_id)
+		WHERE (a.events, a.duplicates, a.last_event_id) IS DISTINCT FROM (l.events, l.duplicates, l.last_event_id)
 		HAVING count(*) > 0;
 
-		SELECT 'accounts without their deliveries: ' || count(*)
-		FROM gigs.gig_account_sync AS a
-		FULL JOIN (SELECT account_id, sum(deliveries) AS n FROM gigs.gig_delivery GROUP BY 1) AS d USING (account_id)
-		WHERE a.events + a.duplicates IS DISTINCT FROM d.n
-		HAVING count(*) > 0;
-
-		SELECT 'events without their deliveries: ' || count(*)
+		SELECT 'rows of the log with wrong outcomes: ' || count(*)
 		FROM gigs.gig_event_log AS l
-		FULL JOIN gigs.gig_delivery AS d
-			ON d.event_id = l.event_id AND d.account_id = l.account_id
-				AND d.body_digest = substr(sha256(l.body), 1, 16)
-		WHERE l.event_id IS NULL OR d.event_id IS NULL
+		WHERE l.outcome NOT IN ('applied', 'stale', 'duplicate')
+			OR (l.outcome = 'duplicate') IS DISTINCT FROM (l.body IS NULL)
+			OR (l.outcome = 'duplicate') IS DISTINCT FROM (l.duplicate_of IS NOT NULL)
 		HAVING count(*) > 0;
 
-		SELECT 'changes without their events: ' || count(*)
-		FROM gigs.gig_change AS c
-		LEFT JOIN gigs.gig_event_log AS l ON l.event_id = c.event_id AND l.account_id = c.account_id
-		WHERE c.change IS DISTINCT FROM l.event
+		SELECT 'duplicates without their originals: ' || count(*)
+		FROM gigs.gig_event_log AS l
+		LEFT JOIN gigs.gig_event_log AS o
+			ON o.event_id = l.duplicate_of AND o.account_id = l.account_id
+				AND o.event = l.event AND o.outcome <> 'duplicate' AND o.event_id < l.event_id
+		WHERE l.outcome = 'duplicate' AND o.event_id IS NULL
 		HAVING count(*) > 0;
 
-		SELECT 'named gigs without their changes: ' || count(*)
-		FROM gigs.gig_event_history AS h, unnest(h.changed_gigs) AS g
-		LEFT JOIN gigs.gig_change AS c ON c.gig_id = g
-		WHERE c.account_id IS NULL
+		SELECT 'remembered deliveries that are not in the log: ' || count(*)
+		FROM gigs.gig_recent_delivery AS r
+		LEFT JOIN gigs.gig_event_log AS l
+			ON l.event_id = r.event_id AND l.account_id = r.account_id
+				AND l.received_at = r.received_at AND l.outcome <> 'duplicate'
+		WHERE l.event_id IS NULL
+		HAVING count(*) > 0;
+
+		SELECT 'accounts that have forgotten deliveries: ' || count(*)
+		FROM gigs.gig_account_sync AS a
+		WHERE cardinality(a.recent_event_ids) <> least(a.events, 1000)
+		HAVING count(*) > 0;
+
+		SELECT 'events that were applied twice: ' || count(*)
+		FROM (
+			SELECT FROM gigs.gig_event_log
+			WHERE outcome <> 'duplicate'
+			GROUP BY account_id, body HAVING count(*) > 1
+		) AS l
 		HAVING count(*) > 0;
 
 		SELECT 'ids given twice: ' || count(*)
@@ -335,29 +398,49 @@ sub troubles
 			AND (i.indrelid::regclass::text LIKE 'gigs.%'
 				OR i.indrelid IN (SELECT reltoastrelid FROM pg_class WHERE oid::regclass::text LIKE 'gigs.%'))
 		\g /dev/null
-		SELECT current_setting('server_version_num')::int >= 140000 AS has_verify_heapam \gset
-		\if :has_verify_heapam
 		SELECT format('%s: %s', c.oid::regclass, v.msg)
 		FROM pg_class AS c, verify_heapam(c.oid) AS v
 		WHERE c.relnamespace = 'gigs'::regnamespace AND c.relkind IN ('r', 't');
-		\endif
 	});
 }
 
-# All rows of the extension's tables, for comparisons, a line each.
+# Returns all rows of the extension's tables, or of those given, a line each.
 sub rows_of
 {
 	my ($node, $dbname, @tables) = @_;
 
-	@tables = qw(gig_subscription gig_subscription_secret gig_event_log
-	  gig_delivery gig_account_sync gig_change)
+	@tables = qw(gig_subscription gig_event_log gig_account_sync gig_quarantine
+	  gig_consumer gig_consumer_retry)
 	  if !@tables;
 	return $node->safe_psql($dbname,
 		"SET TimeZone = 'UTC';\n" . join '',
 		map { "SELECT '$_', t::text FROM gigs.$_ AS t ORDER BY t::text COLLATE \"C\";\n" } @tables);
 }
 
-# Dice, for tests that draw what they do.
+# Gives all of the extension to a role.  Sequences go with the tables of their
+# columns.
+sub give_extension
+{
+	my ($node, $dbname, $role) = @_;
+
+	$node->safe_psql(
+		$dbname, q{
+		SELECT format('ALTER %s %s OWNER TO } . $role . q{', o.type, o.identity)
+		FROM pg_depend AS d
+		JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+		CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) AS o
+		WHERE e.extname = 'gigs_webhooks'
+			AND o.type IN ('table', 'view', 'sequence', 'function', 'procedure')
+			AND NOT EXISTS (
+				SELECT FROM pg_depend AS i
+				WHERE i.classid = d.classid AND i.objid = d.objid AND i.deptype IN ('a', 'i')
+					AND i.refclassid = 'pg_class'::regclass AND o.type = 'sequence')
+		\gexec
+	});
+	return;
+}
+
+# Random numbers, for tests that choose at random what to do.
 sub chance { return rand() < $_[0] }
 sub pick { return $_[ int rand @_ ] }
 sub between { my ($from, $to) = @_; return $from + int rand($to - $from + 1) }

@@ -1,7 +1,6 @@
-# A client that speaks PostgreSQL's protocol itself: so it knows of every
-# statement whether the server has acknowledged it, survives the server, and can
-# leave in the middle of what it does, with all rows of a COPY sent and no answer
-# awaited, which DBD::Pg can't.
+# A client of PostgreSQL's protocol.  It knows of every statement whether the
+# server has acknowledged it, survives a crash of the server, and can disconnect
+# after the rows of a COPY without waiting for the answer, unlike DBD::Pg.
 
 package GigWire;
 
@@ -46,8 +45,8 @@ sub connect
 #   tag       of the last command that has succeeded
 #   sqlstate  of an error, and its message
 #
-# Notices are handed to the function on_notice as they come.  Returns nothing
-# if the connection was lost before: then nobody knows what became of it.
+# Notices are passed to the function on_notice.  Returns nothing
+# if the connection was lost before, so that the result is unknown.
 sub query
 {
 	my ($self, $sql, %more) = @_;
@@ -56,7 +55,7 @@ sub query
 	return $self->answer(%more);
 }
 
-# As query does, but dies of an error.  Returns the rows.
+# Runs a statement and returns its rows; dies after an error.
 sub rows
 {
 	my ($self, $sql) = @_;
@@ -68,7 +67,7 @@ sub rows
 	return @{ $answer->{rows} };
 }
 
-# The first column of the first row.
+# Returns the first column of the first row.
 sub value
 {
 	my ($self, $sql) = @_;
@@ -171,7 +170,7 @@ sub send
 	return 1;
 }
 
-# The type and the content of the next message, or nothing.
+# Returns the type and the content of the next message, or nothing.
 sub receive
 {
 	my ($self) = @_;
@@ -182,7 +181,7 @@ sub receive
 	return ($type, substr substr($self->{in}, 0, 1 + $length, ''), 5);
 }
 
-# Reads until there are so many bytes.
+# Reads until the buffer has so many bytes.
 sub fill
 {
 	my ($self, $wanted) = @_;

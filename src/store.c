@@ -1,0 +1,677 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.c
+ *	  The SQL statements of ingestion.
+ *
+ * Statements work unchanged where the tables are partitioned, have triggers, or
+ * are distributed by Citus: see doc/scaling.md.  A single event uses statements
+ * on one row; a batch passes its rows as an array of the table's row type.
+ *
+ * "@extschema@" stands for the extension's schema, as in the install script.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/plancache.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+#include "utils/uuid.h"
+
+#include "store.h"
+
+/* The parameters are a row's columns, or an array of rows, or of these types. */
+typedef struct Statement
+{
+	const char *text;
+	const RowFormat *row;
+	const RowFormat *rows;
+	Oid types[5];
+	int result; /* that SPI returns */
+	SPIPlanPtr plan;
+	uint64 generation; /* of the schema that it was prepared for */
+} Statement;
+
+static Statement lock_account = {
+	.text = "SELECT account_id, user_id, state, days_synced,"
+			" available_from, available_to, available_count,"
+			" last_event, last_event_at, last_event_id,"
+			" added_total, updated_total, removed_total, events, duplicates,"
+			" first_event_at, partially_synced_at, fully_synced_at, refreshed_at,"
+			" recent_digests, recent_event_ids, recent_received_at"
+			" FROM @extschema@.gig_account_sync"
+			" WHERE account_id = $1"
+			" FOR NO KEY UPDATE",
+	.types = {UUIDOID},
+	.result = SPI_OK_SELECT,
+};
+
+/* Creates accounts, and locks those that exist. */
+static Statement create_accounts = {
+	.text =
+		"INSERT INTO @extschema@.gig_account_sync (account_id, user_id)"
+		" SELECT account_id, user_id FROM unnest($1, $2) AS n (account_id, user_id)"
+		" ON CONFLICT (account_id) DO UPDATE SET state = excluded.state WHERE false",
+	.types = {UUIDARRAYOID, UUIDARRAYOID},
+	.result = SPI_OK_INSERT,
+};
+
+/* Creates accounts, and locks none: direct.c does. */
+static Statement insert_accounts = {
+	.text =
+		"INSERT INTO @extschema@.gig_account_sync (account_id, user_id)"
+		" SELECT account_id, user_id FROM unnest($1, $2) AS n (account_id, user_id)"
+		" ON CONFLICT (account_id) DO NOTHING",
+	.types = {UUIDARRAYOID, UUIDARRAYOID},
+	.result = SPI_OK_INSERT,
+};
+
+static Statement read_accounts = {
+	.text = "SELECT account_id, user_id, state, days_synced,"
+			" available_from, available_to, available_count,"
+			" last_event, last_event_at, last_event_id,"
+			" added_total, updated_total, removed_total, events, duplicates,"
+			" first_event_at, partially_synced_at, fully_synced_at, refreshed_at,"
+			" recent_digests, recent_event_ids, recent_received_at"
+			" FROM @extschema@.gig_account_sync"
+			" WHERE account_id = ANY ($1)",
+	.types = {UUIDARRAYOID},
+	.result = SPI_OK_SELECT,
+};
+
+static Statement insert_event = {
+	.text =
+		"INSERT INTO @extschema@.gig_event_log"
+		" (event_id, received_at, outcome, event, account_id, name, body, duplicate_of)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+	.row = &log_format,
+	.result = SPI_OK_INSERT,
+};
+
+static Statement insert_events = {
+	.text =
+		"INSERT INTO @extschema@.gig_event_log"
+		" (event_id, received_at, outcome, event, account_id, name, body, duplicate_of)"
+		" SELECT event_id, received_at, outcome, event, account_id, name, body, duplicate_of"
+		" FROM unnest($1)",
+	.rows = &log_format,
+	.result = SPI_OK_INSERT,
+};
+
+static Statement update_account = {
+	.text =
+		"UPDATE @extschema@.gig_account_sync SET"
+		" user_id = $2, state = $3, days_synced = $4,"
+		" available_from = $5, available_to = $6, available_count = $7,"
+		" last_event = $8, last_event_at = $9, last_event_id = $10,"
+		" added_total = $11, updated_total = $12, removed_total = $13,"
+		" events = $14, duplicates = $15,"
+		" first_event_at = $16, partially_synced_at = $17,"
+		" fully_synced_at = $18, refreshed_at = $19,"
+		" recent_digests = $20, recent_event_ids = $21, recent_received_at = $22"
+		" WHERE account_id = $1",
+	.row = &account_format,
+	.result = SPI_OK_UPDATE,
+};
+
+/* The rows exist and are locked. */
+static Statement write_accounts = {
+	.text =
+		"INSERT INTO @extschema@.gig_account_sync AS a"
+		" (account_id, user_id, state, days_synced,"
+		" available_from, available_to, available_count,"
+		" last_event, last_event_at, last_event_id,"
+		" added_total, updated_total, removed_total, events, duplicates,"
+		" first_event_at, partially_synced_at, fully_synced_at, refreshed_at,"
+		" recent_digests, recent_event_ids, recent_received_at)"
+		" SELECT account_id, user_id, state, days_synced,"
+		" available_from, available_to, available_count,"
+		" last_event, last_event_at, last_event_id,"
+		" added_total, updated_total, removed_total, events, duplicates,"
+		" first_event_at, partially_synced_at, fully_synced_at, refreshed_at,"
+		" recent_digests, recent_event_ids, recent_received_at"
+		" FROM unnest($1)"
+		" ON CONFLICT (account_id) DO UPDATE SET"
+		" user_id = excluded.user_id, state = excluded.state,"
+		" days_synced = excluded.days_synced,"
+		" available_from = excluded.available_from,"
+		" available_to = excluded.available_to,"
+		" available_count = excluded.available_count,"
+		" last_event = excluded.last_event, last_event_at = excluded.last_event_at,"
+		" last_event_id = excluded.last_event_id,"
+		" added_total = excluded.added_total,"
+		" updated_total = excluded.updated_total,"
+		" removed_total = excluded.removed_total,"
+		" events = excluded.events, duplicates = excluded.duplicates,"
+		" first_event_at = excluded.first_event_at,"
+		" partially_synced_at = excluded.partially_synced_at,"
+		" fully_synced_at = excluded.fully_synced_at,"
+		" refreshed_at = excluded.refreshed_at,"
+		" recent_digests = excluded.recent_digests,"
+		" recent_event_ids = excluded.recent_event_ids,"
+		" recent_received_at = excluded.recent_received_at",
+	.rows = &account_format,
+	.result = SPI_OK_INSERT,
+};
+
+static Statement insert_quarantined = {
+	.text = "INSERT INTO @extschema@.gig_quarantine"
+			" (received_at, name, sqlstate, message, body)"
+			" VALUES ($1, $2, $3, $4, $5)",
+	.types = {TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID},
+	.result = SPI_OK_INSERT,
+};
+
+static bool FindOrCreateDirectly(GigStore *store, const GigAccount *accounts,
+								 int naccounts);
+static bool LockBySql(const GigSchema *schema, GigAccount *accounts,
+					  int naccounts);
+static bool ReadAccounts(const GigSchema *schema, Statement *statement,
+						 Datum key, GigAccount *accounts, int naccounts);
+static void CreateAccounts(const GigSchema *schema, Statement *statement,
+						   const GigAccount *accounts, int naccounts);
+static Datum MakeUuidArray(const GigAccount *accounts, int naccounts,
+						   size_t offset);
+static GigAccount *FindAccount(GigAccount *accounts, int naccounts,
+							   const pg_uuid_t *account_id);
+static int CompareAccounts(const void *a, const void *b);
+static uint64 ExecuteForRow(const GigSchema *schema, Statement *statement,
+							const void *row);
+static uint64 ExecuteForRows(const GigSchema *schema, Statement *statement,
+							 const void *rows, int nrows);
+static uint64 Execute(const GigSchema *schema, Statement *statement,
+					  Datum *values, const char *nulls);
+static void PrepareStatement(const GigSchema *schema, Statement *statement);
+static int GetParameterTypes(const GigSchema *schema,
+							 const Statement *statement, Oid *types);
+static bool PlansAreGeneric(void);
+static void MakeGenericPlan(SPIPlanPtr plan);
+static HeapTuple FormRow(const GigSchema *schema, const RowFormat *format,
+						 const void *row, TupleDesc tupdesc,
+						 const int *attributes);
+static void FindAttributes(const GigSchema *schema, const RowFormat *format,
+						   TupleDesc tupdesc, int *attributes);
+
+/*
+ * Locks the log and the accounts' table until the end of the transaction.
+ *
+ * Consumers take the ids drawn so far for complete once no transaction holds
+ * this lock on the log, so it must be held before an id is drawn.
+ */
+void
+LockTables(const GigSchema *schema)
+{
+	Oid event_log;
+	Oid account_sync;
+
+	/* a table may be replaced by another while its lock is waited for */
+	do
+	{
+		event_log = schema->event_log;
+		account_sync = schema->account_sync;
+		LockRelationOid(event_log, RowExclusiveLock);
+		LockRelationOid(account_sync, RowExclusiveLock);
+		RefreshGigSchema(schema);
+	} while (event_log != schema->event_log ||
+			 account_sync != schema->account_sync);
+}
+
+/*
+ * Connects to SPI and switches to the tables' owner, until CloseStore().  With
+ * "directly", ordinary tables are accessed without the executor.
+ */
+void
+OpenStore(GigStore *store, const GigSchema *schema, bool directly)
+{
+	store->schema = schema;
+	SPI_connect();
+	SwitchToOwner(schema, &store->caller);
+	store->direct = directly ? BeginDirect(schema) : NULL;
+}
+
+void
+CloseStore(GigStore *store)
+{
+	if (store->direct != NULL)
+		EndDirect(store->direct);
+	SwitchToCaller(&store->caller);
+	SPI_finish();
+}
+
+/*
+ * Draws an event_id.  Caller must have called LockTables() and hold the
+ * account's lock, so that the ids of an account are in order of application.
+ */
+int64
+NextEventId(GigStore *store)
+{
+	return nextval_internal(store->schema->event_id_sequence, false);
+}
+
+/*
+ * Locks accounts until the end of the transaction and reads them.  Those that
+ * do not exist are created.
+ *
+ * All transactions lock in the order of account_id, and create accounts in this
+ * order before they lock any, so that they cannot deadlock.
+ */
+void
+LockAccounts(GigStore *store, GigAccount *accounts, int naccounts)
+{
+	if (store->direct != NULL
+			? !FindOrCreateDirectly(store, accounts, naccounts) ||
+				  !LockAccountsDirectly(store->direct, accounts, naccounts)
+			: !LockBySql(store->schema, accounts, naccounts))
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("could not lock rows of table \"%s\"",
+							   "gig_account_sync"),
+						errdetail("Rows were deleted at the same time.")));
+}
+
+static bool
+FindOrCreateDirectly(GigStore *store, const GigAccount *accounts, int naccounts)
+{
+	DirectTables *direct = store->direct;
+	GigAccount *missing;
+	int nmissing = 0;
+
+	if (FindAccountsDirectly(direct, accounts, naccounts))
+		return true;
+	missing = palloc_extended(naccounts * sizeof(GigAccount), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < naccounts; i++)
+	{
+		if (!AccountIsFound(direct, i))
+			missing[nmissing++] = accounts[i];
+	}
+	CreateAccounts(store->schema, &insert_accounts, missing, nmissing);
+	pfree(missing);
+	return FindAccountsDirectly(direct, accounts, naccounts);
+}
+
+/*
+ * The statement that creates several accounts locks those that exist.
+ */
+static bool
+LockBySql(const GigSchema *schema, GigAccount *accounts, int naccounts)
+{
+	if (naccounts == 1)
+	{
+		Datum account_id = UUIDPGetDatum(&accounts->account_id);
+
+		if (ReadAccounts(schema, &lock_account, account_id, accounts, 1))
+			return true;
+		CreateAccounts(schema, &create_accounts, accounts, 1);
+		return ReadAccounts(schema, &lock_account, account_id, accounts, 1);
+	}
+	/* lock none before all are created, as FindOrCreateDirectly() */
+	CreateAccounts(schema, &insert_accounts, accounts, naccounts);
+	CreateAccounts(schema, &create_accounts, accounts, naccounts);
+	return ReadAccounts(schema, &read_accounts,
+						MakeUuidArray(accounts, naccounts,
+									  offsetof(GigAccount, account_id)),
+						accounts, naccounts);
+}
+
+static bool
+ReadAccounts(const GigSchema *schema, Statement *statement, Datum key,
+			 GigAccount *accounts, int naccounts)
+{
+	uint64 nrows = Execute(schema, statement, &key, NULL);
+	TupleDesc tupdesc = SPI_tuptable->tupdesc;
+	int attributes[MAX_COLUMNS];
+
+	/* they are in order, but may have another type */
+	FindAttributes(schema, &account_format, tupdesc, attributes);
+	for (uint64 i = 0; i < nrows; i++)
+	{
+		Datum values[MAX_COLUMNS];
+		bool nulls[MAX_COLUMNS];
+		GigAccount read;
+		GigAccount *account;
+
+		heap_deform_tuple(SPI_tuptable->vals[i], tupdesc, values, nulls);
+		SetAccountValues(schema, &read, values, nulls);
+		account = FindAccount(accounts, naccounts, &read.account_id);
+		if (account != NULL)
+			*account = read;
+	}
+	return nrows == (uint64) naccounts;
+}
+
+static void
+CreateAccounts(const GigSchema *schema, Statement *statement,
+			   const GigAccount *accounts, int naccounts)
+{
+	Datum ids[2];
+
+	ids[0] =
+		MakeUuidArray(accounts, naccounts, offsetof(GigAccount, account_id));
+	ids[1] = MakeUuidArray(accounts, naccounts, offsetof(GigAccount, user_id));
+	Execute(schema, statement, ids, NULL);
+}
+
+/*
+ * Makes an array of one of the accounts' UUIDs, whose offset is given.
+ */
+static Datum
+MakeUuidArray(const GigAccount *accounts, int naccounts, size_t offset)
+{
+	Datum *elements = palloc(naccounts * sizeof(Datum));
+	ArrayType *array;
+
+	for (int i = 0; i < naccounts; i++)
+		elements[i] = PointerGetDatum((const char *) &accounts[i] + offset);
+	array = construct_array(elements, naccounts, UUIDOID, UUID_LEN, false,
+							TYPALIGN_CHAR);
+	pfree(elements);
+	return PointerGetDatum(array);
+}
+
+static GigAccount *
+FindAccount(GigAccount *accounts, int naccounts, const pg_uuid_t *account_id)
+{
+	GigAccount key = {.account_id = *account_id};
+
+	return bsearch(&key, accounts, naccounts, sizeof(GigAccount),
+				   CompareAccounts);
+}
+
+static int
+CompareAccounts(const void *a, const void *b)
+{
+	return CompareUuids(&((const GigAccount *) a)->account_id,
+						&((const GigAccount *) b)->account_id);
+}
+
+/*
+ * Appends rows to the log.
+ */
+void
+StoreEvents(GigStore *store, const GigLogRow *rows, int nrows)
+{
+	uint64 stored;
+
+	if (store->direct != NULL)
+	{
+		StoreEventsDirectly(store->direct, rows, nrows);
+		return;
+	}
+	stored = nrows == 1
+				 ? ExecuteForRow(store->schema, &insert_event, rows)
+				 : ExecuteForRows(store->schema, &insert_events, rows, nrows);
+	if (stored != (uint64) nrows)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("could not insert all rows into table \"%s\"",
+						"gig_event_log"),
+				 errhint("A trigger or rule of the table may drop rows.")));
+}
+
+/*
+ * Writes back accounts that are locked.
+ */
+void
+StoreAccounts(GigStore *store, const GigAccount *accounts, int naccounts)
+{
+	if (store->direct != NULL)
+		StoreAccountsDirectly(store->direct, accounts, naccounts);
+	else if (naccounts > 1)
+		ExecuteForRows(store->schema, &write_accounts, accounts, naccounts);
+	else if (ExecuteForRow(store->schema, &update_account, accounts) != 1)
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("could not update row of table \"%s\"",
+							   "gig_account_sync")));
+}
+
+/*
+ * Keeps an authentic webhook that could not be parsed.
+ */
+void
+StoreQuarantined(GigStore *store, TimestampTz received_at, const text *name,
+				 const GigError *error, const bytea *body)
+{
+	Datum values[] = {
+		TimestampTzGetDatum(received_at),
+		PointerGetDatum(name),
+		CStringGetTextDatum(unpack_sql_state(error->sqlerrcode)),
+		CStringGetTextDatum(error->message),
+		PointerGetDatum(body),
+	};
+
+	Execute(store->schema, &insert_quarantined, values, NULL);
+}
+
+/*
+ * Executes a statement whose parameters are the columns of a row.
+ */
+static uint64
+ExecuteForRow(const GigSchema *schema, Statement *statement, const void *row)
+{
+	Datum values[MAX_COLUMNS];
+	bool isnull[MAX_COLUMNS];
+	char nulls[MAX_COLUMNS];
+
+	GetRowValues(schema, statement->row, row, values, isnull);
+	for (int i = 0; i < statement->row->ncolumns; i++)
+		nulls[i] = isnull[i] ? 'n' : ' ';
+	return Execute(schema, statement, values, nulls);
+}
+
+/*
+ * Executes a statement whose parameter is an array of a table's row type.
+ */
+static uint64
+ExecuteForRows(const GigSchema *schema, Statement *statement, const void *rows,
+			   int nrows)
+{
+	const RowFormat *format = statement->rows;
+	Oid row_type = get_rel_type_id(RowTableOid(schema, format));
+	TupleDesc tupdesc = lookup_rowtype_tupdesc(row_type, -1);
+	int attributes[MAX_COLUMNS];
+	MemoryContext context = CurrentMemoryContext;
+	MemoryContext scratch = AllocSetContextCreate(context, "gigs_webhooks rows",
+												  ALLOCSET_DEFAULT_SIZES);
+	Datum *tuples;
+	Datum array;
+
+	FindAttributes(schema, format, tupdesc, attributes);
+	MemoryContextSwitchTo(scratch);
+	tuples = palloc_extended(nrows * sizeof(Datum), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < nrows; i++)
+	{
+		const char *row = (const char *) rows + i * format->size;
+
+		CHECK_FOR_INTERRUPTS();
+		tuples[i] =
+			HeapTupleGetDatum(FormRow(schema, format, row, tupdesc, attributes));
+	}
+	MemoryContextSwitchTo(context);
+	array = PointerGetDatum(
+		construct_array(tuples, nrows, row_type, -1, false, TYPALIGN_DOUBLE));
+	MemoryContextDelete(scratch);
+	ReleaseTupleDesc(tupdesc);
+	return Execute(schema, statement, &array, NULL);
+}
+
+/*
+ * Forms a tuple; the attributes of the row's columns are given.
+ */
+static HeapTuple
+FormRow(const GigSchema *schema, const RowFormat *format, const void *row,
+		TupleDesc tupdesc, const int *attributes)
+{
+	Datum column_values[MAX_COLUMNS];
+	bool column_nulls[MAX_COLUMNS];
+	Datum values[MaxHeapAttributeNumber];
+	bool nulls[MaxHeapAttributeNumber];
+
+	GetRowValues(schema, format, row, column_values, column_nulls);
+	memset(nulls, true, tupdesc->natts * sizeof(bool));
+	for (int i = 0; i < format->ncolumns; i++)
+	{
+		values[attributes[i]] = column_values[i];
+		nulls[attributes[i]] = column_nulls[i];
+	}
+	return heap_form_tuple(tupdesc, values, nulls);
+}
+
+/*
+ * Finds the columns of a table, which may have others as well.
+ */
+static void
+FindAttributes(const GigSchema *schema, const RowFormat *format,
+			   TupleDesc tupdesc, int *attributes)
+{
+	for (int i = 0; i < format->ncolumns; i++)
+	{
+		const Column *column = &format->columns[i];
+		int j = 0;
+
+		while (j < tupdesc->natts &&
+			   !ColumnMatches(schema, column, TupleDescAttr(tupdesc, j)))
+			j++;
+		if (j == tupdesc->natts)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column \"%s\" of a table of extension \"%s\" is missing or has an unexpected type",
+							column->name, "gigs_webhooks")));
+		attributes[i] = j;
+	}
+}
+
+/*
+ * Executes a statement; prepares it first if necessary.  Returns the number of
+ * rows.
+ */
+static uint64
+Execute(const GigSchema *schema, Statement *statement, Datum *values,
+		const char *nulls)
+{
+	int result;
+
+	RefreshGigSchema(schema);
+	if (statement->plan == NULL || statement->generation != schema->generation)
+		PrepareStatement(schema, statement);
+	if (!SPI_plan_is_valid(statement->plan) && PlansAreGeneric())
+		MakeGenericPlan(statement->plan);
+
+	result = SPI_execute_plan(statement->plan, values, nulls, false, 0);
+	if (result != statement->result)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("unexpected result of statement on tables of extension \"%s\": %s",
+						"gigs_webhooks", SPI_result_code_string(result)),
+				 errhint("A rule may have replaced the statement.")));
+	return SPI_processed;
+}
+
+static void
+PrepareStatement(const GigSchema *schema, Statement *statement)
+{
+	Oid types[MAX_COLUMNS];
+	int nparameters;
+	SPIPlanPtr plan;
+
+	if (statement->plan != NULL)
+		SPI_freeplan(statement->plan);
+	statement->plan = NULL;
+
+	nparameters = GetParameterTypes(schema, statement, types);
+	plan = SPI_prepare_cursor(QualifyStatement(schema, statement->text),
+							  nparameters, types,
+							  PlansAreGeneric() ? CURSOR_OPT_GENERIC_PLAN : 0);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare_cursor failed: %s",
+			 SPI_result_code_string(SPI_result));
+	SPI_keepplan(plan);
+	statement->plan = plan;
+	statement->generation = schema->generation;
+	if (PlansAreGeneric())
+		MakeGenericPlan(plan);
+}
+
+static int
+GetParameterTypes(const GigSchema *schema, const Statement *statement,
+				  Oid *types)
+{
+	int n = 0;
+
+	if (statement->row != NULL)
+	{
+		for (; n < statement->row->ncolumns; n++)
+			types[n] = ColumnTypeOid(schema, statement->row->columns[n].type);
+		return n;
+	}
+	if (statement->rows != NULL)
+	{
+		Oid table = RowTableOid(schema, statement->rows);
+
+		types[0] = get_array_type(get_rel_type_id(table));
+		return 1;
+	}
+	for (; n < (int) lengthof(statement->types) && statement->types[n]; n++)
+		types[n] = statement->types[n];
+	return n;
+}
+
+/*
+ * Returns a statement with the extension's schema for "@extschema@".
+ */
+char *
+QualifyStatement(const GigSchema *schema, const char *sql)
+{
+	Datum qualified =
+		DirectFunctionCall3Coll(replace_text, C_COLLATION_OID,
+								CStringGetTextDatum(sql),
+								CStringGetTextDatum("@extschema@"),
+								CStringGetTextDatum(schema->name));
+
+	return TextDatumGetCString(qualified);
+}
+
+/*
+ * Custom plans would fold whole arrays into constants, five times over.  But
+ * Citus cannot plan a statement on several shards without its parameters.
+ */
+static bool
+PlansAreGeneric(void)
+{
+	return GetConfigOption("citus.version", true, false) == NULL;
+}
+
+/*
+ * Makes the plan that is used until the statement is invalidated.
+ *
+ * It must stay good when the tables grow by a million rows before they are
+ * analyzed again.  Rows are looked up by primary key, so a plan that scans or
+ * hashes a whole table, because the table is small now, is never right.
+ */
+static void
+MakeGenericPlan(SPIPlanPtr plan)
+{
+	static const char *const settings[] = {"enable_seqscan", "enable_hashjoin",
+										   "enable_mergejoin", "jit"};
+	int guc_nest_level = NewGUCNestLevel();
+	CachedPlan *generic_plan;
+
+	for (size_t i = 0; i < lengthof(settings); i++)
+		(void) set_config_option(settings[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	generic_plan = SPI_plan_get_cached_plan(plan);
+	if (generic_plan != NULL)
+		ReleaseCachedPlan(generic_plan, CurrentResourceOwner);
+	AtEOXact_GUC(true, guc_nest_level);
+}
