@@ -11,8 +11,6 @@ SELECT account_id, user_id, state::text, days_synced, available_from,
 	events, duplicates, last_event::text
 FROM gig_account_sync;
 
-CREATE VIEW bench_change AS
-SELECT account_id, gig_id, change::text FROM gig_change;
-
 CREATE VIEW bench_log AS
-SELECT account_id, event::text, body FROM gig_event_log;
+SELECT account_id, event::text, body FROM gig_event_log
+WHERE outcome <> 'duplicate';

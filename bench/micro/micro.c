@@ -70,6 +70,7 @@ HmacAndJsonb(const Run *run, const Webhook *webhook)
 	DirectFunctionCall1(jsonb_in, CStringGetDatum(webhook->text));
 }
 
+/* As ingestion does, to the digest that tells redeliveries. */
 static void
 VerifyAndParse(const Run *run, const Webhook *webhook)
 {
@@ -87,6 +88,7 @@ VerifyAndParse(const Run *run, const Webhook *webhook)
 		elog(ERROR, "a signature is wrong");
 	if (!ReadGigEvent(document, &event, &error))
 		elog(ERROR, "%s", error.message);
+	(void) DigestGigEvent(&event);
 }
 
 static Run

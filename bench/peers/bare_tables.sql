@@ -1,24 +1,17 @@
--- The extension's tables, bare: what the floors write to.
+-- The extension's two tables, bare: what the floors write to.
 
 CREATE TABLE event_log (
-	event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	event_id bigint GENERATED ALWAYS AS IDENTITY,
 	received_at timestamptz NOT NULL,
+	outcome text NOT NULL,
 	event text NOT NULL,
 	account_id uuid NOT NULL,
 	name text NOT NULL,
-	body bytea NOT NULL
+	body bytea,
+	duplicate_of bigint,
+	PRIMARY KEY (event_id, account_id)
 );
 CREATE INDEX event_log_received_at_idx ON event_log USING brin (received_at);
-
-CREATE TABLE delivery (
-	account_id uuid NOT NULL,
-	body_digest bytea NOT NULL,
-	event_id bigint NOT NULL,
-	deliveries integer NOT NULL,
-	first_at timestamptz NOT NULL,
-	last_at timestamptz NOT NULL,
-	PRIMARY KEY (account_id, body_digest)
-);
 
 CREATE TABLE account_sync (
 	account_id uuid PRIMARY KEY,
@@ -28,6 +21,9 @@ CREATE TABLE account_sync (
 	available_from timestamptz,
 	available_to timestamptz,
 	available_count integer,
+	last_event text,
+	last_event_at timestamptz,
+	last_event_id bigint,
 	added_total bigint NOT NULL,
 	updated_total bigint NOT NULL,
 	removed_total bigint NOT NULL,
@@ -37,16 +33,8 @@ CREATE TABLE account_sync (
 	partially_synced_at timestamptz,
 	fully_synced_at timestamptz,
 	refreshed_at timestamptz,
-	last_event text,
-	last_event_at timestamptz
+	recent_digests bigint[] NOT NULL,
+	recent_event_ids bigint[] NOT NULL,
+	recent_received_at timestamptz[] NOT NULL
 ) WITH (fillfactor = 80);
 CREATE INDEX account_sync_user_id_idx ON account_sync (user_id);
-
-CREATE TABLE gig_change (
-	account_id uuid NOT NULL,
-	gig_id uuid NOT NULL,
-	change text NOT NULL,
-	changed_at timestamptz NOT NULL,
-	event_id bigint NOT NULL,
-	PRIMARY KEY (account_id, gig_id)
-);

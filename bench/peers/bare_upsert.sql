@@ -21,51 +21,41 @@ CREATE FUNCTION bare_upsert(first_id bigint, last_id bigint)
 RETURNS void
 LANGUAGE sql VOLATILE
 AS $$
-	WITH logged AS (
-		INSERT INTO event_log (received_at, event, account_id, name, body)
-		SELECT now(), event, account_id, name, body
-		FROM parsed
-		WHERE id BETWEEN first_id AND last_id
-		ORDER BY id
-		RETURNING event_id, account_id, body
-	)
-	INSERT INTO delivery (account_id, body_digest, event_id, deliveries, first_at, last_at)
-	SELECT account_id, substr(sha256(body), 1, 16), max(event_id), count(*), now(), now()
-	FROM logged
-	GROUP BY 1, 2
-	ON CONFLICT (account_id, body_digest) DO UPDATE SET
-		deliveries = delivery.deliveries + 1,
-		last_at = excluded.last_at;
-
-	INSERT INTO gig_change (account_id, gig_id, change, changed_at, event_id)
-	SELECT DISTINCT ON (account_id, g) account_id, g, event, now(), id
-	FROM parsed, unnest(changed_gigs) AS g
-	WHERE id BETWEEN first_id AND last_id
-	ORDER BY account_id, g, id DESC
-	ON CONFLICT (account_id, gig_id) DO UPDATE SET
-		change = excluded.change,
-		changed_at = excluded.changed_at,
-		event_id = excluded.event_id;
-
-	INSERT INTO account_sync AS a (account_id, user_id, state, days_synced,
-		available_from, available_to, available_count, added_total, updated_total,
-		removed_total, events, first_event_at, refreshed_at, last_event, last_event_at)
-	SELECT DISTINCT ON (account_id) account_id, user_id, 'unknown', days_synced,
-		available_from, available_to, available_count,
-		coalesce(sum(changed_count) OVER same, 0), 0, 0, count(*) OVER same, now(), now(), event, now()
+	INSERT INTO event_log (received_at, outcome, event, account_id, name, body)
+	SELECT now(), 'applied', event, account_id, name, body
 	FROM parsed
 	WHERE id BETWEEN first_id AND last_id
-	WINDOW same AS (PARTITION BY account_id)
-	ORDER BY account_id, id DESC
+	ORDER BY id;
+
+	INSERT INTO account_sync AS a (account_id, user_id, state, days_synced,
+		available_from, available_to, available_count, last_event, last_event_at,
+		last_event_id, added_total, updated_total, removed_total, events,
+		first_event_at, refreshed_at, recent_digests, recent_event_ids, recent_received_at)
+	SELECT p.account_id, p.user_id, 'unknown', p.days_synced,
+		p.available_from, p.available_to, p.available_count, p.event, now(),
+		p.id, coalesce(s.changed, 0), 0, 0, s.events,
+		now(), now(), s.ids, s.ids, array_fill(now(), ARRAY[s.events])
+	FROM (
+		SELECT max(id) AS id, sum(changed_count) AS changed, count(*)::integer AS events, array_agg(id) AS ids
+		FROM parsed
+		WHERE id BETWEEN first_id AND last_id
+		GROUP BY account_id
+	) AS s
+	JOIN parsed AS p ON p.id = s.id
+	ORDER BY p.account_id
 	ON CONFLICT (account_id) DO UPDATE SET
 		user_id = excluded.user_id,
 		days_synced = excluded.days_synced,
 		available_from = excluded.available_from,
 		available_to = excluded.available_to,
 		available_count = excluded.available_count,
+		last_event = excluded.last_event,
+		last_event_at = excluded.last_event_at,
+		last_event_id = excluded.last_event_id,
 		added_total = a.added_total + excluded.added_total,
 		events = a.events + excluded.events,
 		refreshed_at = excluded.refreshed_at,
-		last_event = excluded.last_event,
-		last_event_at = excluded.last_event_at;
+		recent_digests = a.recent_digests || excluded.recent_digests,
+		recent_event_ids = a.recent_event_ids || excluded.recent_event_ids,
+		recent_received_at = a.recent_received_at || excluded.recent_received_at;
 $$;
