@@ -204,7 +204,7 @@ CREATE TABLE @extschema@.gig_account_sync (
 	recent_event_ids bigint[] NOT NULL DEFAULT '{}',
 	recent_received_at timestamptz[] NOT NULL DEFAULT '{}',
 	CONSTRAINT gig_account_sync_pkey PRIMARY KEY (account_id)
-) WITH (fillfactor = 65);
+) WITH (fillfactor = 60);
 CREATE INDEX gig_account_sync_user_id_idx ON @extschema@.gig_account_sync (user_id);
 -- Digests are random: an attempt to compress the arrays would be wasted.
 ALTER TABLE @extschema@.gig_account_sync

@@ -16,6 +16,9 @@
 
 #include "row.h"
 
+/* A batch adds so many deliveries to most accounts at most. */
+#define DELIVERIES_TO_ADD 4
+
 /* Both structs begin with their bits. */
 StaticAssertDecl(offsetof(GigAccount, present) == 0, "present is not first");
 StaticAssertDecl(offsetof(GigLogRow, present) == 0, "present is not first");
@@ -114,7 +117,6 @@ SetAccountValues(const GigSchema *schema, GigAccount *account,
 		ReadColumn(schema, &account_columns[i], account, values[i]);
 		account->present |= account_columns[i].present;
 	}
-	account->recent.capacity = account->recent.n;
 }
 
 static void
@@ -164,14 +166,17 @@ ReadColumn(const GigSchema *schema, const Column *column, GigAccount *account,
 static void
 ReadArray(const Column *column, GigAccount *account, Datum value)
 {
-	ArrayType *array = DatumGetArrayTypePCopy(value);
+	ArrayType *array = DatumGetArrayTypeP(value);
 	int n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+	int64 *elements;
 
 	if (ARR_HASNULL(array) || (account->recent.n >= 0 && account->recent.n != n))
 		ThrowInconsistent();
 	account->recent.n = n;
-	*(int64 **) ((char *) account + column->offset) =
-		(int64 *) ARR_DATA_PTR(array);
+	account->recent.capacity = n + DELIVERIES_TO_ADD;
+	elements = palloc(account->recent.capacity * sizeof(int64));
+	memcpy(elements, ARR_DATA_PTR(array), n * sizeof(int64));
+	*(int64 **) ((char *) account + column->offset) = elements;
 }
 
 static void

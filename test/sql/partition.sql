@@ -115,7 +115,7 @@ CREATE TABLE gig_account_sync (LIKE old_account_sync INCLUDING ALL EXCLUDING IND
 ALTER TABLE gig_account_sync ADD CONSTRAINT gig_account_sync_pkey PRIMARY KEY (account_id);
 CREATE INDEX gig_account_sync_user_id_idx ON gig_account_sync (user_id);
 SELECT format('CREATE TABLE gig_account_sync_%s PARTITION OF gig_account_sync
-	FOR VALUES WITH (MODULUS 4, REMAINDER %s) WITH (fillfactor = 65)', r, r)
+	FOR VALUES WITH (MODULUS 4, REMAINDER %s) WITH (fillfactor = 60)', r, r)
 FROM generate_series(0, 3) AS r
 \gexec
 INSERT INTO gig_account_sync SELECT * FROM old_account_sync;
