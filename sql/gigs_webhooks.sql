@@ -498,7 +498,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT ROWS 1000;
 COMMENT ON FUNCTION @extschema@.ingest_gig_events(bytea[], text[], timestamptz[]) IS
 	'ingest many webhooks that were received at earlier times; a null time is the current one';
 
--- For retry_gig_quarantine() only: whoever may call it can ingest anything.
+-- For retry_gig_quarantine() only: a role that may call it can forge events.
 CREATE FUNCTION @extschema@.ingest_authentic_gig_event(
 	body bytea,
 	received_at timestamptz,
