@@ -10,7 +10,6 @@
  */
 #include "postgres.h"
 
-#include "lib/stringinfo.h"
 #include "port/pg_bswap.h"
 
 #include "event.h"
@@ -25,6 +24,9 @@
 
 #define KEY(name) name, sizeof(name) - 1, "data." name
 #define MEMBER(name) offsetof(GigEvent, name)
+
+/* Of a field's encoding, with its flag, without the elements of an array. */
+#define MAX_FIELD_LEN (1 + UUID_LEN)
 
 const char *const gig_event_names[GIG_EVENT_KINDS] = {
 	[GIGS_ADDED] = "gigs.added",
@@ -57,8 +59,9 @@ const GigEventField gig_event_fields[GIG_EVENT_FIELDS] = {
 };
 /* clang-format on */
 
-static void AppendField(StringInfo bytes, GigFieldType type, const void *member);
-static void AppendInt64(StringInfo bytes, int64 value);
+static char *PutField(char *bytes, GigFieldType type, const void *member);
+static char *PutInt64(char *bytes, int64 value);
+static char *PutBytes(char *bytes, const void *from, size_t len);
 
 /*
  * Finds one of the five events by its name.
@@ -103,51 +106,58 @@ FindGigEventField(const char *key, size_t len)
 int64
 DigestGigEvent(const GigEvent *event)
 {
-	StringInfoData bytes;
+	size_t max_len = sizeof(int64) + GIG_EVENT_FIELDS * MAX_FIELD_LEN +
+					 event->changed_gigs.length * sizeof(pg_uuid_t);
+	char *bytes = palloc(max_len);
+	char *end = PutInt64(bytes, event->kind);
 
-	initStringInfo(&bytes);
-	AppendInt64(&bytes, event->kind);
 	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
 	{
 		if ((gig_event_fields[i].kinds & GIG_EVENT_BIT(event->kind)) == 0)
 			continue;
-		appendStringInfoChar(&bytes, GigEventHas(event, i) ? 1 : 0);
+		*end++ = GigEventHas(event, i) ? 1 : 0;
 		if (GigEventHas(event, i))
-			AppendField(&bytes, gig_event_fields[i].type,
-						GigEventMember(event, i));
+			end = PutField(end, gig_event_fields[i].type,
+						   GigEventMember(event, i));
 	}
-	return DigestBytes(bytes.data, bytes.len);
+	return DigestBytes(bytes, end - bytes);
 }
 
-static void
-AppendField(StringInfo bytes, GigFieldType type, const void *member)
+/*
+ * Writes a field and returns the end of what has been written.
+ */
+static char *
+PutField(char *bytes, GigFieldType type, const void *member)
 {
 	const GigUuidArray *array = member;
 
 	switch (type)
 	{
 		case GIG_UUID:
-			appendBinaryStringInfo(bytes, member, UUID_LEN);
-			break;
+			return PutBytes(bytes, member, UUID_LEN);
 		case GIG_TIMESTAMP:
-			AppendInt64(bytes, *(const TimestampTz *) member);
-			break;
+			return PutInt64(bytes, *(const TimestampTz *) member);
 		case GIG_COUNT:
-			AppendInt64(bytes, *(const int32 *) member);
-			break;
+			return PutInt64(bytes, *(const int32 *) member);
 		case GIG_UUID_ARRAY:
-			AppendInt64(bytes, array->length);
-			if (array->length > 0)
-				appendBinaryStringInfo(bytes, (const char *) array->elements,
-									   array->length * (int) UUID_LEN);
-			break;
+			bytes = PutInt64(bytes, array->length);
+			return PutBytes(bytes, array->elements, array->length * UUID_LEN);
 	}
+	pg_unreachable();
 }
 
-static void
-AppendInt64(StringInfo bytes, int64 value)
+static char *
+PutInt64(char *bytes, int64 value)
 {
 	uint64 swapped = pg_hton64((uint64) value);
 
-	appendBinaryStringInfo(bytes, (const char *) &swapped, sizeof(swapped));
+	return PutBytes(bytes, &swapped, sizeof(swapped));
+}
+
+static char *
+PutBytes(char *bytes, const void *from, size_t len)
+{
+	if (len > 0)
+		memcpy(bytes, from, len);
+	return bytes + len;
 }

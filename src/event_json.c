@@ -44,6 +44,7 @@ struct GigDocument
 	int depth;
 	bool in_data;	  /* the root's current key is "data" */
 	int current_list; /* the field whose array is being parsed, or -1 */
+	const char *before_key;
 
 	JsonValue event;
 	JsonValue name;
@@ -58,6 +59,7 @@ static bool CheckEncoding(const char *body, size_t len, GigError *error);
 static JSON_ACTION StartNested(void *state);
 static JSON_ACTION EndNested(void *state);
 static JSON_ACTION StartField(void *state, char *key, bool isnull);
+static JSON_ACTION EndField(void *state, char *key, bool isnull);
 static JSON_ACTION StartElement(void *state, bool isnull);
 static JsonValue CurrentKey(const GigDocument *document);
 static JsonValue CurrentValue(const GigDocument *document);
@@ -88,6 +90,7 @@ ReadGigDocument(const char *body, size_t len, GigError *error)
 		.array_start = StartNested,
 		.array_end = EndNested,
 		.object_field_start = StartField,
+		.object_field_end = EndField,
 		.array_element_start = StartElement,
 	};
 	JsonParseErrorType result;
@@ -268,6 +271,7 @@ StartNested(void *state)
 					"webhook body nests deeper than %d levels", MAX_DEPTH);
 		JSON_ACTION_STOP(document->lex);
 	}
+	document->before_key = document->lex->token_terminator;
 	JSON_ACTION_CONTINUE();
 }
 
@@ -305,6 +309,16 @@ StartField(void *state, char *key pg_attribute_unused(),
 }
 
 static JSON_ACTION
+EndField(void *state, char *key pg_attribute_unused(),
+		 bool isnull pg_attribute_unused())
+{
+	GigDocument *document = state;
+
+	document->before_key = document->lex->prev_token_terminator;
+	JSON_ACTION_CONTINUE();
+}
+
+static JSON_ACTION
 StartElement(void *state, bool isnull pg_attribute_unused())
 {
 	GigDocument *document = state;
@@ -315,31 +329,24 @@ StartElement(void *state, bool isnull pg_attribute_unused())
 }
 
 /*
- * Returns the token of the key whose value starts.  A lexer that does not
- * resolve escapes passes no key, so search backwards from the colon.
+ * Returns the token of the key whose value starts.
+ *
+ * A lexer that does not resolve escapes passes no key.  But it is the only token
+ * with quotation marks after the last "{" or value.
  */
 static JsonValue
 CurrentKey(const GigDocument *document)
 {
-	const char *end = document->lex->prev_token_terminator - 1;
-	const char *start;
+	const char *start = document->before_key;
+	const char *end = document->lex->prev_token_terminator;
 	JsonValue token = {.type = JSON_TOKEN_STRING};
 
-	while (*end != '"')
+	while (*start != '"')
+		start++;
+	while (end[-1] != '"')
 		end--;
-	for (start = end - 1;; start--)
-	{
-		const char *before = start;
-
-		if (*start != '"')
-			continue;
-		while (before[-1] == '\\')
-			before--;
-		if ((start - before) % 2 == 0)
-			break;
-	}
 	token.start = start;
-	token.len = end + 1 - start;
+	token.len = end - start;
 	return token;
 }
 

@@ -22,6 +22,7 @@
 
 static bool UnescapeJson(const char *from, const char *end, char **to);
 static bool ReadHex4(const char *s, pg_wchar *unit);
+static bool DecodeUuidDigits(const char *s, pg_uuid_t *uuid);
 static bool IsIsoDateTime(const char *s, size_t len, size_t *local_len);
 static size_t SkipDigits(const char *s, size_t len, size_t at);
 static bool ReadUtcSeconds(const char *s, size_t len, TimestampTz *timestamp);
@@ -164,16 +165,25 @@ DecodeUuid(const JsonValue *value, const char *path, pg_uuid_t *uuid,
 	if (!DecodeJsonString(value, path, &s, &len, error))
 		return false;
 	if (len != UUID_TEXT_LEN || s[8] != '-' || s[13] != '-' || s[18] != '-' ||
-		s[23] != '-' || !DecodeHex(s, uuid->data, 4) ||
-		!DecodeHex(s + 9, uuid->data + 4, 2) ||
-		!DecodeHex(s + 14, uuid->data + 6, 2) ||
-		!DecodeHex(s + 19, uuid->data + 8, 2) ||
-		!DecodeHex(s + 24, uuid->data + 10, 6))
+		s[23] != '-' || !DecodeUuidDigits(s, uuid))
 		return error != NULL &&
 			   SetGigError(error, ERRCODE_INVALID_TEXT_REPRESENTATION,
 						   "invalid value for key \"%s\": invalid UUID \"%s\"",
 						   path, QuotableInput(s, len));
 	return true;
+}
+
+static bool
+DecodeUuidDigits(const char *s, pg_uuid_t *uuid)
+{
+	char digits[2 * UUID_LEN];
+
+	memcpy(digits, s, 8);
+	memcpy(digits + 8, s + 9, 4);
+	memcpy(digits + 12, s + 14, 4);
+	memcpy(digits + 16, s + 19, 4);
+	memcpy(digits + 20, s + 24, 12);
+	return DecodeHex(digits, uuid->data, UUID_LEN);
 }
 
 /*
