@@ -651,7 +651,8 @@ BEGIN
 	END IF;
 
 	-- The rows are locked in the first statement, so that the second one finds
-	-- them where they were.
+	-- them where they were.  From there on they stay in order: no aggregate needs
+	-- to sort them once more.
 	pick := format(
 		'WITH picked AS MATERIALIZED ('
 		'SELECT ctid, tableoid, %9$I AS body, %2$I::text AS signature, %3$s AS received_at FROM %4$s'
@@ -659,9 +660,9 @@ BEGIN
 		'), numbered AS ('
 		'SELECT *, row_number() OVER rows AS n, sum(octet_length(body)) OVER rows AS bytes'
 		' FROM picked WINDOW rows AS (ROWS UNBOUNDED PRECEDING)'
-		') SELECT array_agg(ctid ORDER BY n) AS ctids, array_agg(tableoid ORDER BY n) AS tableoids,'
-		' array_agg(%1$s ORDER BY n) AS bodies, array_agg(signature ORDER BY n) AS signatures,'
-		' array_agg(received_at ORDER BY n) AS received_at'
+		') SELECT array_agg(ctid) AS ctids, array_agg(tableoid) AS tableoids,'
+		' array_agg(%1$s) AS bodies, array_agg(signature) AS signatures,'
+		' array_agg(received_at) AS received_at'
 		' FROM numbered WHERE n = 1 OR bytes <= %8$s',
 		CASE WHEN body_type = 'bytea' THEN 'body::bytea' ELSE 'convert_to(body::text, ''UTF8'')' END,
 		signature,
@@ -687,14 +688,12 @@ BEGIN
 		EXIT WHEN picked.ctids IS NULL;
 
 		IF received_at IS NULL THEN
-			SELECT array_agg(r.outcome ORDER BY r.ord),
-				array_agg(r.sqlstate || ': ' || r.message ORDER BY r.ord),
+			SELECT array_agg(r.outcome), array_agg(r.sqlstate || ': ' || r.message),
 				count(*) FILTER (WHERE r.outcome = 'rejected')
 			INTO outcomes, errors, n_rejected
 			FROM @extschema@.ingest_gig_events(picked.bodies, picked.signatures) AS r;
 		ELSE
-			SELECT array_agg(r.outcome ORDER BY r.ord),
-				array_agg(r.sqlstate || ': ' || r.message ORDER BY r.ord),
+			SELECT array_agg(r.outcome), array_agg(r.sqlstate || ': ' || r.message),
 				count(*) FILTER (WHERE r.outcome = 'rejected')
 			INTO outcomes, errors, n_rejected
 			FROM @extschema@.ingest_gig_events(picked.bodies, picked.signatures, picked.received_at) AS r;
@@ -1083,46 +1082,46 @@ AS $$
 BEGIN
 	RETURN QUERY
 	WITH logged AS MATERIALIZED (
-		SELECT l.event_id, l.account_id, l.event, l.body, l.duplicate_of
+		SELECT l.event_id, l.account_id, l.event, l.duplicate_of IS NOT NULL AS is_duplicate,
+			@extschema@.parse_logged_gig_event(coalesce(l.body, (
+				SELECT o.body
+				FROM @extschema@.gig_event_log AS o
+				WHERE o.event_id = l.duplicate_of AND o.account_id = l.account_id
+			))) AS parsed
 		FROM @extschema@.gig_event_log AS l
 		WHERE l.event_id > c.position AND l.event_id <= c.batch_end AND l.outcome <> 'stale'
 			AND (c.events IS NULL OR l.event = ANY (c.events))
 			AND (c.parts = 1 OR @extschema@.gig_consumer_part(l.account_id, c.parts) = c.part)
 			AND (only_account IS NULL OR l.account_id = only_account)
-	), original AS MATERIALIZED (
-		SELECT o.event_id, o.account_id, o.body
-		FROM @extschema@.gig_event_log AS o
-		WHERE o.event_id = ANY (ARRAY(SELECT l.duplicate_of FROM logged AS l WHERE l.duplicate_of IS NOT NULL))
 	), retry AS MATERIALIZED (
 		SELECT r.*
 		FROM @extschema@.gig_consumer_retry AS r
 		WHERE r.consumer = c.name
 			AND r.account_id = ANY (ARRAY(SELECT l.account_id FROM logged AS l) || retries)
-	), parsed AS MATERIALIZED (
-		-- An event that is merged into the retry already must not count twice.
-		SELECT l.event_id, l.account_id, l.event, l.duplicate_of,
-			@extschema@.parse_logged_gig_event(coalesce(l.body, o.body)) AS parsed
-		FROM logged AS l
-		LEFT JOIN original AS o ON o.event_id = l.duplicate_of AND o.account_id = l.account_id
-		LEFT JOIN retry AS r ON r.account_id = l.account_id
-		WHERE r.account_id IS NULL OR l.event_id > r.last_event_id
 	), event AS MATERIALIZED (
-		SELECT p.event_id, p.account_id, (p.parsed).user_id, (p.parsed).changed_gigs AS gigs,
+		SELECT l.event_id, l.account_id, (l.parsed).user_id, (l.parsed).changed_gigs AS gigs,
 			-- A duplicate may be a late redelivery, after the gig came back.
-			p.event = 'gigs.removed' AND p.duplicate_of IS NULL AS removed,
-			CASE WHEN p.event IN ('gigs.partially_synced', 'gigs.fully_synced')
-				THEN (p.parsed).available_from ELSE (p.parsed).changed_from END AS lower,
-			CASE WHEN p.event IN ('gigs.partially_synced', 'gigs.fully_synced')
-				THEN (p.parsed).available_to ELSE (p.parsed).changed_to END AS upper
-		FROM parsed AS p
+			l.event = 'gigs.removed' AND NOT l.is_duplicate AS removed,
+			CASE WHEN l.event IN ('gigs.partially_synced', 'gigs.fully_synced')
+				THEN (l.parsed).available_from ELSE (l.parsed).changed_from END AS lower,
+			CASE WHEN l.event IN ('gigs.partially_synced', 'gigs.fully_synced')
+				THEN (l.parsed).available_to ELSE (l.parsed).changed_to END AS upper
+		FROM logged AS l
+		LEFT JOIN retry AS r ON r.account_id = l.account_id
+		-- An event that is merged into the retry already must not count twice.
+		WHERE r.account_id IS NULL OR l.event_id > r.last_event_id
 	), merged AS (
 		-- Without a body the window is unbounded: all must be fetched.
 		SELECT e.account_id, count(*)::integer AS events, max(e.event_id) AS last_event_id,
-			max(e.event_id) FILTER (WHERE e.user_id IS NOT NULL) AS user_event_id,
+			(array_agg(e.user_id) FILTER (WHERE e.user_id IS NOT NULL))[1] AS user_id,
 			range_agg(CASE WHEN e.lower > e.upper THEN tstzrange(e.upper, e.lower, '[]')
 				ELSE tstzrange(e.lower, e.upper, '[]') END) AS windows
 		FROM event AS e
 		GROUP BY e.account_id
+	), account AS MATERIALIZED (
+		SELECT s.account_id, s.user_id
+		FROM @extschema@.gig_account_sync AS s
+		WHERE s.account_id = ANY (ARRAY(SELECT m.account_id FROM merged AS m WHERE m.user_id IS NULL))
 	), named AS (
 		-- The last event that names a gig decides.
 		SELECT DISTINCT ON (n.account_id, n.gig_id) n.account_id, n.gig_id, n.removed
@@ -1139,29 +1138,18 @@ BEGIN
 			array_agg(n.gig_id) FILTER (WHERE n.removed) AS removed
 		FROM named AS n
 		GROUP BY n.account_id
-	), work AS (
-		SELECT coalesce(m.account_id, r.account_id) AS account_id, m.user_event_id, r.user_id,
-			coalesce(m.windows + r.windows, m.windows, r.windows) AS windows,
-			coalesce(m.events, 0) + coalesce(r.events, 0) AS events,
-			coalesce(m.last_event_id, r.last_event_id) AS last_event_id,
-			coalesce(r.attempts, 0) AS attempts,
-			r.account_id IS NULL OR coalesce(r.batch = c.batch, false) AS in_batch
-		FROM merged AS m
-		FULL JOIN retry AS r ON r.account_id = m.account_id
-	), account AS MATERIALIZED (
-		-- Needed only if no event of an account has a body any more.
-		SELECT s.account_id, s.user_id
-		FROM @extschema@.gig_account_sync AS s
-		WHERE s.account_id = ANY (ARRAY(SELECT w.account_id FROM work AS w WHERE w.user_event_id IS NULL AND w.user_id IS NULL))
 	)
-	SELECT w.account_id, coalesce(e.user_id, w.user_id, s.user_id),
-		w.windows, coalesce(g.updated, '{}'), coalesce(g.removed, '{}'),
-		w.events, w.last_event_id, w.attempts, w.in_batch
-	FROM work AS w
-	LEFT JOIN event AS e ON e.event_id = w.user_event_id
-	LEFT JOIN account AS s ON s.account_id = w.account_id
-	LEFT JOIN gigs AS g ON g.account_id = w.account_id
-	ORDER BY w.last_event_id;
+	SELECT coalesce(m.account_id, r.account_id), coalesce(m.user_id, r.user_id, s.user_id),
+		coalesce(m.windows + r.windows, m.windows, r.windows),
+		coalesce(g.updated, '{}'), coalesce(g.removed, '{}'),
+		coalesce(m.events, 0) + coalesce(r.events, 0),
+		coalesce(m.last_event_id, r.last_event_id), coalesce(r.attempts, 0),
+		r.account_id IS NULL OR coalesce(r.batch = c.batch, false)
+	FROM merged AS m
+	FULL JOIN retry AS r ON r.account_id = m.account_id
+	LEFT JOIN account AS s ON s.account_id = m.account_id
+	LEFT JOIN gigs AS g ON g.account_id = coalesce(m.account_id, r.account_id)
+	ORDER BY coalesce(m.last_event_id, r.last_event_id);
 END
 $$;
 COMMENT ON FUNCTION @extschema@.merge_gig_work(@extschema@.gig_consumer, uuid, uuid[]) IS
