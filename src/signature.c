@@ -40,29 +40,60 @@ struct SignatureKey
 static bool resetting_tested = false;
 static bool resetting_works = true;
 
-static void FreeSignatureKey(void *arg);
-static bool InitHmac(SignatureKey *key, const void *secret, size_t len);
 static bool TestResetting(SignatureKey *key);
 static bool ComputeHmac(SignatureKey *key, const void *body, size_t len,
 						unsigned char *signature);
+static void FreeSignatureKey(void *arg);
 
 /*
- * Makes a key that is freed with its memory context.  Returns NULL if OpenSSL
- * does not accept the secret, as the FIPS provider does with short ones.
+ * Makes a key that is freed with its memory context.  Returns NULL if the secret
+ * is empty, as such a key is public, or if OpenSSL does not accept it, as the
+ * FIPS provider does with short ones.
  */
 SignatureKey *
 MakeSignatureKey(MemoryContext context, const void *secret, size_t len)
 {
 	SignatureKey *key = MemoryContextAllocZero(context, sizeof(SignatureKey));
+	EVP_MAC *mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+	OSSL_PARAM params[] = {
+		OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST,
+										 (char *) "SHA512", 0),
+		OSSL_PARAM_construct_end(),
+	};
+	bool accepted;
 
 	key->callback.func = FreeSignatureKey;
 	key->callback.arg = key;
 	MemoryContextRegisterResetCallback(context, &key->callback);
-	if (InitHmac(key, secret, len))
+	if (mac != NULL)
+		key->hmac = EVP_MAC_CTX_new(mac);
+	EVP_MAC_free(mac);
+	accepted = len > 0 && key->hmac != NULL &&
+			   EVP_MAC_init(key->hmac, secret, len, params) == 1;
+	if (accepted && !resetting_tested)
+	{
+		resetting_works = TestResetting(key);
+		resetting_tested = true;
+		accepted = EVP_MAC_init(key->hmac, secret, len, params) == 1;
+	}
+	if (accepted)
 		return key;
 	/* leave no error behind for other users of OpenSSL, such as libpq */
 	ERR_clear_error();
 	return NULL;
+}
+
+/*
+ * Tests whether a context signs the same body the same way twice.
+ */
+static bool
+TestResetting(SignatureKey *key)
+{
+	unsigned char first[SIGNATURE_BYTES];
+	unsigned char second[SIGNATURE_BYTES];
+
+	return ComputeHmac(key, "", 0, first) && ComputeHmac(key, "", 0, second) &&
+		   SignaturesEqual(first, second);
 }
 
 /*
@@ -78,42 +109,6 @@ SignBody(SignatureKey *key, const void *body, size_t len,
 		ereport(ERROR, (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 						errmsg("could not compute HMAC-SHA512")));
 	}
-}
-
-static bool
-InitHmac(SignatureKey *key, const void *secret, size_t len)
-{
-	EVP_MAC *mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
-	OSSL_PARAM params[] = {
-		OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST,
-										 (char *) "SHA512", 0),
-		OSSL_PARAM_construct_end(),
-	};
-
-	if (mac == NULL)
-		return false;
-	key->hmac = EVP_MAC_CTX_new(mac);
-	EVP_MAC_free(mac);
-	if (key->hmac == NULL || EVP_MAC_init(key->hmac, secret, len, params) != 1)
-		return false;
-	if (resetting_tested)
-		return true;
-	resetting_works = TestResetting(key);
-	resetting_tested = true;
-	return EVP_MAC_init(key->hmac, secret, len, params) == 1;
-}
-
-/*
- * Tests whether a context signs the same body the same way twice.
- */
-static bool
-TestResetting(SignatureKey *key)
-{
-	unsigned char first[SIGNATURE_BYTES];
-	unsigned char second[SIGNATURE_BYTES];
-
-	return ComputeHmac(key, "", 0, first) && ComputeHmac(key, "", 0, second) &&
-		   SignaturesEqual(first, second);
 }
 
 static bool
@@ -185,15 +180,6 @@ SignaturesEqual(const unsigned char a[SIGNATURE_BYTES],
 				const unsigned char b[SIGNATURE_BYTES])
 {
 	return CRYPTO_memcmp(a, b, SIGNATURE_BYTES) == 0;
-}
-
-/*
- * Overwrites a secret in memory.
- */
-void
-CleanseSecret(void *secret, size_t len)
-{
-	OPENSSL_cleanse(secret, len);
 }
 
 /*

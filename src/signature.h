@@ -23,7 +23,6 @@ extern bool DecodeSignature(const char *hex, size_t len,
 extern const char *DescribeBadSignature(const char *s, size_t len);
 extern bool SignaturesEqual(const unsigned char a[SIGNATURE_BYTES],
 							const unsigned char b[SIGNATURE_BYTES]);
-extern void CleanseSecret(void *secret, size_t len);
 extern int64 DigestBytes(const void *bytes, size_t len);
 
 #endif /* GIGS_WEBHOOKS_SIGNATURE_H */

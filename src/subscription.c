@@ -13,7 +13,6 @@
 
 #include "commands/trigger.h"
 #include "executor/spi.h"
-#include "storage/lmgr.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -23,19 +22,14 @@
 #include "store.h"
 #include "subscription.h"
 
+/* A secret of a subscription.  One without secrets has one that signs nothing. */
 typedef struct Secret
 {
+	char *name;				/* of the subscription */
+	bool is_signed;			/* even if all secrets are retired */
 	SignatureKey *key;		/* NULL: signs nothing */
 	TimestampTz retired_at; /* DT_NOEND: not retired */
 } Secret;
-
-typedef struct Subscription
-{
-	char *name;
-	bool is_signed; /* even if all secrets are retired */
-	int nsecrets;
-	Secret *secrets;
-} Subscription;
 
 /* The columns that are read of a secret and its subscription. */
 typedef enum SecretColumn
@@ -46,19 +40,17 @@ typedef enum SecretColumn
 	SECRET_RETIRED_AT
 } SecretColumn;
 
-static MemoryContext subscription_context = NULL;
-static Subscription *subscriptions = NULL; /* in the order of names */
-static int nsubscriptions = 0;
-static bool subscriptions_valid = false;
-static uint64 invalidations = 0;
-static Oid loaded_table = InvalidOid;
+static MemoryContext secrets_context = NULL;
+static Secret *secrets = NULL; /* in the order of names; NULL: not read */
+static uint64 nsecrets = 0;
+static bool secrets_changed = false;
+static Oid subscription_table = InvalidOid;
 
 static void InvalidateSubscriptions(Datum arg, Oid table);
 static void LoadSubscriptions(const GigSchema *schema);
-static void ReadSubscriptions(const SPITupleTable *rows);
+static Secret *ReadSecrets(const SPITupleTable *rows);
 static SignatureKey *ReadKey(HeapTuple tuple, TupleDesc tupdesc);
-static const Subscription *FindSubscription(const char *name);
-static int CompareNames(const void *a, const void *b);
+static const Secret *FindSecrets(const char *name);
 static bool RefuseSignature(GigError *error, const char *log_detail);
 
 PG_FUNCTION_INFO_V1(gig_subscription_changed);
@@ -75,11 +67,8 @@ InitSubscriptions(void)
 static void
 InvalidateSubscriptions(Datum arg pg_attribute_unused(), Oid table)
 {
-	if (!OidIsValid(table) || table == loaded_table)
-	{
-		subscriptions_valid = false;
-		invalidations++;
-	}
+	if (!OidIsValid(table) || table == subscription_table)
+		secrets_changed = true;
 }
 
 /*
@@ -112,7 +101,7 @@ void
 RefreshSubscriptions(const GigSchema *schema)
 {
 	AcceptInvalidationMessages();
-	if (!subscriptions_valid || loaded_table != schema->subscription)
+	if (secrets == NULL || secrets_changed)
 		LoadSubscriptions(schema);
 }
 
@@ -123,127 +112,101 @@ RefreshSubscriptions(const GigSchema *schema)
 static void
 LoadSubscriptions(const GigSchema *schema)
 {
-	Oid locked = InvalidOid;
-	uint64 invalidations_before;
 	GigStore store;
 	char *query;
 
-	if (subscription_context == NULL)
-		subscription_context =
+	if (secrets_context == NULL)
+		secrets_context =
 			AllocSetContextCreate(TopMemoryContext, "gigs_webhooks secrets",
 								  ALLOCSET_DEFAULT_SIZES);
-	subscriptions_valid = false;
-	subscriptions = NULL;
-	nsubscriptions = 0;
-	MemoryContextReset(subscription_context);
-
-	/* the table may be replaced or given away while its lock is waited for */
-	while (locked != schema->subscription)
-	{
-		locked = schema->subscription;
-		LockRelationOid(locked, AccessShareLock);
-		RefreshGigSchema(schema);
-	}
+	secrets = NULL;
+	MemoryContextReset(secrets_context);
 
 	/*
 	 * An invalidation from here on makes the next statement read again, but not
 	 * this one, which sees all that had been committed when it began.
 	 */
-	loaded_table = schema->subscription;
-	invalidations_before = invalidations;
+	subscription_table = schema->subscription;
+	secrets_changed = false;
 	OpenStore(&store, schema, false);
-	query =
-		QualifyStatement(schema,
-						 "SELECT s.name, s.secrets IS NOT NULL, k.secret, k.retired_at"
-						 " FROM @extschema@.gig_subscription AS s"
-						 " LEFT JOIN LATERAL unnest(s.secrets) AS k ON true"
-						 " ORDER BY s.name COLLATE \"C\"");
+	query = QualifyStatement(schema,
+							 "SELECT s.name, s.secrets IS NOT NULL, k.secret,"
+							 " coalesce(k.retired_at, 'infinity')"
+							 " FROM @extschema@.gig_subscription AS s"
+							 " LEFT JOIN LATERAL unnest(s.secrets) AS k ON true"
+							 " ORDER BY s.name COLLATE \"C\"");
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (SPI_execute(query, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read table \"%s\"", "gig_subscription");
-	ReadSubscriptions(SPI_tuptable);
+	nsecrets = SPI_processed;
+	secrets = ReadSecrets(SPI_tuptable);
 	PopActiveSnapshot();
 	CloseStore(&store);
-	subscriptions_valid = invalidations == invalidations_before;
 }
 
-static void
-ReadSubscriptions(const SPITupleTable *rows)
+static Secret *
+ReadSecrets(const SPITupleTable *rows)
 {
-	MemoryContext old_context = MemoryContextSwitchTo(subscription_context);
-	Secret *secrets = palloc0(rows->numvals * sizeof(Secret));
+	MemoryContext old_context = MemoryContextSwitchTo(secrets_context);
+	Secret *read = palloc(rows->numvals * sizeof(Secret));
 	TupleDesc tupdesc = rows->tupdesc;
 
-	subscriptions = palloc0(rows->numvals * sizeof(Subscription));
 	for (uint64 i = 0; i < rows->numvals; i++)
 	{
 		HeapTuple tuple = rows->vals[i];
-		char *name = SPI_getvalue(tuple, tupdesc, SECRET_NAME);
-		Subscription *subscription = &subscriptions[Max(nsubscriptions, 1) - 1];
 		bool isnull;
-		Datum retired_at;
 
-		if (nsubscriptions == 0 || strcmp(subscription->name, name) != 0)
-		{
-			subscription = &subscriptions[nsubscriptions++];
-			subscription->name = name;
-			subscription->is_signed = DatumGetBool(
-				SPI_getbinval(tuple, tupdesc, SECRET_IS_SIGNED, &isnull));
-			subscription->secrets = &secrets[i];
-		}
-		if (!subscription->is_signed)
-			continue;
-		retired_at = SPI_getbinval(tuple, tupdesc, SECRET_RETIRED_AT, &isnull);
-		secrets[i].retired_at =
-			isnull ? DT_NOEND : DatumGetTimestampTz(retired_at);
-		secrets[i].key = ReadKey(tuple, tupdesc);
-		subscription->nsecrets++;
+		read[i].name = SPI_getvalue(tuple, tupdesc, SECRET_NAME);
+		read[i].is_signed = DatumGetBool(
+			SPI_getbinval(tuple, tupdesc, SECRET_IS_SIGNED, &isnull));
+		read[i].key = ReadKey(tuple, tupdesc);
+		read[i].retired_at = DatumGetTimestampTz(
+			SPI_getbinval(tuple, tupdesc, SECRET_RETIRED_AT, &isnull));
 	}
 	MemoryContextSwitchTo(old_context);
+	return read;
 }
 
-/*
- * Returns NULL for a secret that is missing, empty (an empty key is public) or
- * not accepted by OpenSSL.
- */
 static SignatureKey *
 ReadKey(HeapTuple tuple, TupleDesc tupdesc)
 {
 	char *secret = SPI_getvalue(tuple, tupdesc, SECRET_SECRET);
-	SignatureKey *key = NULL;
+	SignatureKey *key;
 
 	if (secret == NULL)
 		return NULL;
-	if (secret[0] != '\0')
-	{
-		key = MakeSignatureKey(subscription_context, secret, strlen(secret));
-		if (key == NULL)
-			ereport(LOG,
-					(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-					 errmsg("OpenSSL does not accept a secret of subscription \"%s\"",
-							SPI_getvalue(tuple, tupdesc, SECRET_NAME))));
-		CleanseSecret(secret, strlen(secret));
-	}
+	key = MakeSignatureKey(secrets_context, secret, strlen(secret));
+	if (key == NULL)
+		ereport(LOG,
+				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+				 errmsg("OpenSSL does not accept a secret of subscription \"%s\"",
+						SPI_getvalue(tuple, tupdesc, SECRET_NAME))));
 	pfree(secret);
 	return key;
 }
 
-static const Subscription *
-FindSubscription(const char *name)
+/*
+ * Returns the first secret of a subscription, or NULL if there is no such
+ * subscription.
+ */
+static const Secret *
+FindSecrets(const char *name)
 {
-	Subscription key = {.name = (char *) name};
+	uint64 low = 0;
+	uint64 high = nsecrets;
 
-	if (nsubscriptions == 0)
+	while (low < high)
+	{
+		uint64 middle = low + (high - low) / 2;
+
+		if (strcmp(secrets[middle].name, name) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low == nsecrets || strcmp(secrets[low].name, name) != 0)
 		return NULL;
-	return bsearch(&key, subscriptions, nsubscriptions, sizeof(Subscription),
-				   CompareNames);
-}
-
-static int
-CompareNames(const void *a, const void *b)
-{
-	return strcmp(((const Subscription *) a)->name,
-				  ((const Subscription *) b)->name);
+	return &secrets[low];
 }
 
 /*
@@ -258,16 +221,16 @@ VerifySubscription(const char *name, const char *body, size_t len,
 				   const char *signature, size_t signature_len, TimestampTz now,
 				   bool *is_signed, GigError *error)
 {
-	const Subscription *subscription = FindSubscription(name);
+	const Secret *secret = FindSecrets(name);
 	unsigned char given[SIGNATURE_BYTES];
 	unsigned char expected[SIGNATURE_BYTES];
 
-	*is_signed = subscription != NULL && subscription->is_signed;
-	if (subscription == NULL)
+	*is_signed = secret != NULL && secret->is_signed;
+	if (secret == NULL)
 		return RefuseSignature(error,
 							   psprintf("No subscription is named \"%s\".",
 										QuotableInput(name, strlen(name))));
-	if (!subscription->is_signed)
+	if (!secret->is_signed)
 		return signature == NULL ||
 			   RefuseSignature(error,
 							   "The subscription has no secret, but there is a signature.");
@@ -277,10 +240,9 @@ VerifySubscription(const char *name, const char *body, size_t len,
 		return RefuseSignature(error,
 							   DescribeBadSignature(signature, signature_len));
 
-	for (int i = 0; i < subscription->nsecrets; i++)
+	for (; secret < secrets + nsecrets && strcmp(secret->name, name) == 0;
+		 secret++)
 	{
-		const Secret *secret = &subscription->secrets[i];
-
 		if (secret->key == NULL || secret->retired_at <= now)
 			continue;
 		SignBody(secret->key, body, len, expected);
