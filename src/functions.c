@@ -27,6 +27,14 @@
 /* The columns of a result of ingestion, without "ord". */
 #define RESULT_COLUMNS 6
 
+/* A row that is formed of an event. */
+typedef struct EventRow
+{
+	TupleDesc tupdesc;
+	Datum *values;
+	bool *nulls;
+} EventRow;
+
 /* An array of ingest_gig_events(). */
 typedef struct InputArray
 {
@@ -35,25 +43,22 @@ typedef struct InputArray
 	bool *nulls;
 } InputArray;
 
-static Datum ParseChecked(FunctionCallInfo fcinfo, int kind);
-static Datum ParseBody(FunctionCallInfo fcinfo, const bytea *body, int kind);
+static Datum ParseBody(FunctionCallInfo fcinfo, int kind, bool is_logged);
 static Datum FormEventRow(FunctionCallInfo fcinfo, const GigEvent *event,
 						  bool any_kind);
+static void SetField(EventRow *row, int column, const GigEvent *event,
+					 int field);
+static void SetAttribute(EventRow *row, int column, Oid type, Datum value);
 static TupleDesc GetResultType(FunctionCallInfo fcinfo);
-pg_noreturn static void ThrowTypeError(TupleDesc tupdesc);
-static Oid FieldTypeOid(GigFieldType type);
-static Datum FieldDatum(const GigEvent *event, int field);
 static bool ComputeSignature(const bytea *body, const bytea *secret,
 							 unsigned char signature[SIGNATURE_BYTES]);
-static void IngestSigned(FunctionCallInfo fcinfo, GigResult *result);
-static void IngestOne(FunctionCallInfo fcinfo, GigInput *input,
+static void IngestOne(FunctionCallInfo fcinfo, bool is_authentic,
 					  GigResult *result);
 static Datum FormResult(FunctionCallInfo fcinfo, const GigResult *result);
 static void FillResult(const GigSchema *schema, const GigResult *result,
 					   Datum *values, bool *nulls);
 static int ReadInputs(FunctionCallInfo fcinfo, GigInput **inputs);
 static InputArray ReadArray(FunctionCallInfo fcinfo, int argno, Oid type);
-static TimestampTz CheckReceivedAt(Datum value);
 
 /*
  * parse_gig_event(body bytea or text) returns gig_event
@@ -61,55 +66,41 @@ static TimestampTz CheckReceivedAt(Datum value);
  *
  * Raises an error with the JSON path if the webhook's reference does not allow
  * the body, if the body is null, or if the event is of another kind.
- */
-#define ANY_KIND (-1)
-
-#define PARSE_FUNCTION(name, kind)         \
-	PG_FUNCTION_INFO_V1(name);             \
-	Datum name(PG_FUNCTION_ARGS)           \
-	{                                      \
-		return ParseChecked(fcinfo, kind); \
-	}
-
-PARSE_FUNCTION(parse_gig_event, ANY_KIND)
-PARSE_FUNCTION(parse_gigs_added, GIGS_ADDED)
-PARSE_FUNCTION(parse_gigs_updated, GIGS_UPDATED)
-PARSE_FUNCTION(parse_gigs_removed, GIGS_REMOVED)
-PARSE_FUNCTION(parse_gigs_partially_synced, GIGS_PARTIALLY_SYNCED)
-PARSE_FUNCTION(parse_gigs_fully_synced, GIGS_FULLY_SYNCED)
-
-static Datum
-ParseChecked(FunctionCallInfo fcinfo, int kind)
-{
-	const bytea *body = PG_ARGISNULL(0) ? NULL : PG_GETARG_BYTEA_PP(0);
-	GigError error;
-
-	if (!CheckGigBodySize(body, &error))
-		ThrowGigError(&error);
-	return ParseBody(fcinfo, body, kind);
-}
-
-/*
+ *
  * parse_logged_gig_event(body bytea) returns gig_event
  *
  * The same, strict and without a limit, for bodies in the log: they may be
  * larger than those that are accepted now.
  */
-PG_FUNCTION_INFO_V1(parse_logged_gig_event);
-Datum
-parse_logged_gig_event(PG_FUNCTION_ARGS)
-{
-	return ParseBody(fcinfo, PG_GETARG_BYTEA_PP(0), ANY_KIND);
-}
+#define ANY_KIND (-1)
+
+#define PARSE_FUNCTION(name, kind, is_logged)      \
+	PG_FUNCTION_INFO_V1(name);                     \
+	Datum name(PG_FUNCTION_ARGS)                   \
+	{                                              \
+		return ParseBody(fcinfo, kind, is_logged); \
+	}
+
+PARSE_FUNCTION(parse_gig_event, ANY_KIND, false)
+PARSE_FUNCTION(parse_gigs_added, GIGS_ADDED, false)
+PARSE_FUNCTION(parse_gigs_updated, GIGS_UPDATED, false)
+PARSE_FUNCTION(parse_gigs_removed, GIGS_REMOVED, false)
+PARSE_FUNCTION(parse_gigs_partially_synced, GIGS_PARTIALLY_SYNCED, false)
+PARSE_FUNCTION(parse_gigs_fully_synced, GIGS_FULLY_SYNCED, false)
+PARSE_FUNCTION(parse_logged_gig_event, ANY_KIND, true)
 
 static Datum
-ParseBody(FunctionCallInfo fcinfo, const bytea *body, int kind)
+ParseBody(FunctionCallInfo fcinfo, int kind, bool is_logged)
 {
+	const bytea *body = PG_ARGISNULL(0) ? NULL : PG_GETARG_BYTEA_PP(0);
+	GigDocument *document;
 	GigEvent event;
 	GigError error;
-	GigDocument *document =
-		ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body), &error);
 
+	if (!is_logged && !CheckGigBodySize(body, &error))
+		ThrowGigError(&error);
+	document =
+		ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body), &error);
 	if (document == NULL || !ReadGigEvent(document, &event, &error))
 		ThrowGigError(&error);
 	if (kind != ANY_KIND && event.kind != (GigEventKind) kind)
@@ -127,45 +118,82 @@ static Datum
 FormEventRow(FunctionCallInfo fcinfo, const GigEvent *event, bool any_kind)
 {
 	TupleDesc tupdesc = GetResultType(fcinfo);
-	Datum values[GIG_EVENT_COLUMNS] = {0};
-	bool nulls[GIG_EVENT_COLUMNS];
-	Oid types[GIG_EVENT_COLUMNS];
-	int ncolumns = 0;
+	EventRow row = {
+		.tupdesc = tupdesc,
+		.values = palloc0(tupdesc->natts * sizeof(Datum)),
+		.nulls = palloc(tupdesc->natts * sizeof(bool)),
+	};
+	int column = 0;
 
-	memset(nulls, true, sizeof(nulls));
+	memset(row.nulls, true, tupdesc->natts * sizeof(bool));
 	if (any_kind)
 	{
 		const GigSchema *schema = GetGigSchema(fcinfo);
 
-		nulls[ncolumns] = false;
-		types[ncolumns] = schema->event_kind_type;
-		values[ncolumns++] = ObjectIdGetDatum(schema->event_kinds[event->kind]);
+		SetAttribute(&row, column++, schema->event_kind_type,
+					 ObjectIdGetDatum(schema->event_kinds[event->kind]));
 	}
-	nulls[ncolumns] = false;
-	types[ncolumns] = TEXTOID;
-	values[ncolumns++] = CStringGetTextDatum(event->name);
+	SetAttribute(&row, column++, TEXTOID, CStringGetTextDatum(event->name));
 	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
 	{
-		const GigEventField *field = &gig_event_fields[i];
-		int column;
-
-		if ((field->kinds & GIG_EVENT_BIT(event->kind)) == 0)
+		if ((gig_event_fields[i].kinds & GIG_EVENT_BIT(event->kind)) == 0)
 			continue;
-		column = any_kind ? field->column : ncolumns++;
-		types[column] = FieldTypeOid(field->type);
-		nulls[column] = !GigEventHas(event, i);
-		if (!nulls[column])
-			values[column] = FieldDatum(event, i);
+		if (any_kind)
+			column = gig_event_fields[i].column;
+		if (GigEventHas(event, i))
+			SetField(&row, column, event, i);
+		column++;
 	}
-	/* the owner may have altered the type */
-	if (tupdesc->natts != (any_kind ? GIG_EVENT_COLUMNS : ncolumns))
-		ThrowTypeError(tupdesc);
-	for (int i = 0; i < tupdesc->natts; i++)
+	return HeapTupleGetDatum(heap_form_tuple(tupdesc, row.values, row.nulls));
+}
+
+static void
+SetField(EventRow *row, int column, const GigEvent *event, int field)
+{
+	void *member = GigEventMember(event, field);
+
+	switch (gig_event_fields[field].type)
 	{
-		if (!nulls[i] && TupleDescAttr(tupdesc, i)->atttypid != types[i])
-			ThrowTypeError(tupdesc);
+		case GIG_UUID:
+			SetAttribute(row, column, UUIDOID,
+						 UUIDPGetDatum((pg_uuid_t *) member));
+			break;
+		case GIG_TIMESTAMP:
+			SetAttribute(row, column, TIMESTAMPTZOID,
+						 TimestampTzGetDatum(*(TimestampTz *) member));
+			break;
+		case GIG_COUNT:
+			SetAttribute(row, column, INT4OID, Int32GetDatum(*(int32 *) member));
+			break;
+		case GIG_UUID_ARRAY:
+		{
+			const GigUuidArray *array = member;
+			Datum *elements = palloc(array->length * sizeof(Datum));
+
+			for (int i = 0; i < array->length; i++)
+				elements[i] = UUIDPGetDatum(&array->elements[i]);
+			SetAttribute(row, column, UUIDARRAYOID,
+						 PointerGetDatum(
+							 construct_array(elements, array->length, UUIDOID,
+											 UUID_LEN, false, TYPALIGN_CHAR)));
+			break;
+		}
 	}
-	return HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls));
+}
+
+/*
+ * Sets an attribute, unless the owner has altered the type so that it is another.
+ */
+static void
+SetAttribute(EventRow *row, int column, Oid type, Datum value)
+{
+	if (column >= row->tupdesc->natts ||
+		TupleDescAttr(row->tupdesc, column)->atttypid != type)
+		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
+						errmsg("attributes of type %s have been altered",
+							   format_type_be(row->tupdesc->tdtypeid))));
+	row->values[column] = value;
+	row->nulls[column] = false;
 }
 
 /*
@@ -188,60 +216,6 @@ GetResultType(FunctionCallInfo fcinfo)
 		MemoryContextSwitchTo(old_context);
 	}
 	return function->fn_extra;
-}
-
-static void
-ThrowTypeError(TupleDesc tupdesc)
-{
-	ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
-					errmsg("attributes of type %s have been altered",
-						   format_type_be(tupdesc->tdtypeid))));
-}
-
-static Oid
-FieldTypeOid(GigFieldType type)
-{
-	switch (type)
-	{
-		case GIG_UUID:
-			return UUIDOID;
-		case GIG_TIMESTAMP:
-			return TIMESTAMPTZOID;
-		case GIG_COUNT:
-			return INT4OID;
-		case GIG_UUID_ARRAY:
-			return UUIDARRAYOID;
-	}
-	pg_unreachable();
-}
-
-static Datum
-FieldDatum(const GigEvent *event, int field)
-{
-	void *member = GigEventMember(event, field);
-
-	switch (gig_event_fields[field].type)
-	{
-		case GIG_UUID:
-			return UUIDPGetDatum((pg_uuid_t *) member);
-		case GIG_TIMESTAMP:
-			return TimestampTzGetDatum(*(TimestampTz *) member);
-		case GIG_COUNT:
-			return Int32GetDatum(*(int32 *) member);
-		case GIG_UUID_ARRAY:
-		{
-			const GigUuidArray *array = member;
-			Datum *values;
-
-			values = palloc(array->length * sizeof(Datum));
-			for (int i = 0; i < array->length; i++)
-				values[i] = UUIDPGetDatum(&array->elements[i]);
-			return PointerGetDatum(construct_array(values, array->length,
-												   UUIDOID, UUID_LEN, false,
-												   TYPALIGN_CHAR));
-		}
-	}
-	pg_unreachable();
 }
 
 /*
@@ -299,18 +273,12 @@ static bool
 ComputeSignature(const bytea *body, const bytea *secret,
 				 unsigned char signature[SIGNATURE_BYTES])
 {
-	size_t len = VARSIZE_ANY_EXHDR(secret);
-	MemoryContext context;
-	SignatureKey *key;
+	SignatureKey *key =
+		MakeSignatureKey(CurrentMemoryContext, VARDATA_ANY(secret),
+						 VARSIZE_ANY_EXHDR(secret));
 
-	if (len == 0)
-		return false;
-	context = AllocSetContextCreate(CurrentMemoryContext, "gigs_webhooks key",
-									ALLOCSET_SMALL_SIZES);
-	key = MakeSignatureKey(context, VARDATA_ANY(secret), len);
 	if (key != NULL)
 		SignBody(key, VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body), signature);
-	MemoryContextDelete(context);
 	return key != NULL;
 }
 
@@ -326,7 +294,7 @@ ingest_gig_event(PG_FUNCTION_ARGS)
 {
 	GigResult result;
 
-	IngestSigned(fcinfo, &result);
+	IngestOne(fcinfo, false, &result);
 	if (result.outcome == OUTCOME_REJECTED)
 		ThrowGigError(&result.error);
 	PG_RETURN_OID(GetGigSchema(fcinfo)->outcomes[result.outcome]);
@@ -344,22 +312,8 @@ try_ingest_gig_event(PG_FUNCTION_ARGS)
 {
 	GigResult result;
 
-	IngestSigned(fcinfo, &result);
+	IngestOne(fcinfo, false, &result);
 	return FormResult(fcinfo, &result);
-}
-
-/*
- * Ingests the webhook whose body and signature are the arguments.
- */
-static void
-IngestSigned(FunctionCallInfo fcinfo, GigResult *result)
-{
-	GigInput input;
-
-	InitGigInput(&input);
-	if (!PG_ARGISNULL(1))
-		SetGigSignature(&input, PG_GETARG_DATUM(1));
-	IngestOne(fcinfo, &input, result);
 }
 
 /*
@@ -373,23 +327,30 @@ PG_FUNCTION_INFO_V1(ingest_authentic_gig_event);
 Datum
 ingest_authentic_gig_event(PG_FUNCTION_ARGS)
 {
-	GigInput input;
 	GigResult result;
 
-	InitGigInput(&input);
-	input.is_authentic = true;
-	if (!PG_ARGISNULL(1))
-		input.received_at = CheckReceivedAt(PG_GETARG_DATUM(1));
-	IngestOne(fcinfo, &input, &result);
+	IngestOne(fcinfo, true, &result);
 	return FormResult(fcinfo, &result);
 }
 
+/*
+ * Ingests the webhook whose body is the first argument.  The second one is its
+ * signature or, if it is authentic, the time at which it was received.
+ */
 static void
-IngestOne(FunctionCallInfo fcinfo, GigInput *input, GigResult *result)
+IngestOne(FunctionCallInfo fcinfo, bool is_authentic, GigResult *result)
 {
+	GigInput input;
+
+	InitGigInput(&input);
+	input.is_authentic = is_authentic;
 	if (!PG_ARGISNULL(0))
-		input->body = (bytea *) PG_GETARG_RAW_VARLENA_P(0);
-	IngestWebhooks(GetGigSchema(fcinfo), input, result, 1);
+		input.body = (bytea *) PG_GETARG_RAW_VARLENA_P(0);
+	if (!PG_ARGISNULL(1) && is_authentic)
+		input.received_at = PG_GETARG_TIMESTAMPTZ(1);
+	else if (!PG_ARGISNULL(1))
+		SetGigSignature(&input, PG_GETARG_DATUM(1));
+	IngestWebhooks(GetGigSchema(fcinfo), &input, result, 1);
 }
 
 static Datum
@@ -399,7 +360,6 @@ FormResult(FunctionCallInfo fcinfo, const GigResult *result)
 	Datum values[RESULT_COLUMNS];
 	bool nulls[RESULT_COLUMNS];
 
-	LogRejection(&result->error);
 	FillResult(GetGigSchema(fcinfo), result, values, nulls);
 	return HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls));
 }
@@ -429,7 +389,6 @@ ingest_gig_events(PG_FUNCTION_ARGS)
 		Datum values[1 + RESULT_COLUMNS];
 		bool nulls[1 + RESULT_COLUMNS];
 
-		LogRejection(&results[i].error);
 		values[0] = Int32GetDatum(i + 1);
 		nulls[0] = false;
 		FillResult(GetGigSchema(fcinfo), &results[i], values + 1, nulls + 1);
@@ -445,6 +404,7 @@ FillResult(const GigSchema *schema, const GigResult *result, Datum *values,
 {
 	const GigError *error = &result->error;
 
+	LogRejection(error);
 	nulls[0] = false;
 	nulls[1] = nulls[2] = nulls[3] = !result->has_event;
 	nulls[4] = nulls[5] = error->sqlerrcode == 0;
@@ -495,8 +455,12 @@ ReadInputs(FunctionCallInfo fcinfo, GigInput **inputs)
 			input->body = (bytea *) DatumGetPointer(bodies.values[i]);
 		if (signatures.values != NULL && !signatures.nulls[i])
 			SetGigSignature(input, signatures.values[i]);
-		if (times.values != NULL && !times.nulls[i])
-			input->received_at = CheckReceivedAt(times.values[i]);
+		if (times.values == NULL || times.nulls[i])
+			continue;
+		input->received_at = DatumGetTimestampTz(times.values[i]);
+		if (TIMESTAMP_NOT_FINITE(input->received_at))
+			ereport(ERROR, (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+							errmsg("time of receipt must be finite")));
 	}
 	return n;
 }
@@ -523,15 +487,4 @@ ReadArray(FunctionCallInfo fcinfo, int argno, Oid type)
 	deconstruct_array(array, type, len, byval, align, &result.values,
 					  &result.nulls, &result.length);
 	return result;
-}
-
-static TimestampTz
-CheckReceivedAt(Datum value)
-{
-	TimestampTz received_at = DatumGetTimestampTz(value);
-
-	if (TIMESTAMP_NOT_FINITE(received_at))
-		ereport(ERROR, (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-						errmsg("time of receipt must be finite")));
-	return received_at;
 }

@@ -31,7 +31,6 @@ SELECT * FROM gigs.ingest_gig_events(ARRAY[pg_temp.body('added', 0, 4), pg_temp.
 SELECT * FROM gigs.ingest_gig_events(ARRAY[pg_temp.body('added', 0, 4)], NULL, '{}');
 SELECT * FROM gigs.ingest_gig_events(ARRAY[pg_temp.body('added', 0, 4)], NULL, ARRAY['2023-01-01 00:00Z', '2023-01-01 00:00Z']::timestamptz[]);
 SELECT * FROM gigs.ingest_gig_events(ARRAY[pg_temp.body('added', 0, 4)], NULL, ARRAY[['2023-01-01 00:00Z']]::timestamptz[]);
-SELECT * FROM gigs.ingest_authentic_gig_event(pg_temp.body('added', 0, 4), 'infinity');
 SELECT * FROM gigs.ingest_gig_events(NULL, NULL, NULL);
 \set VERBOSITY default
 SELECT count(*) FROM gigs.gig_event_log;
