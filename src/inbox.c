@@ -10,7 +10,6 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -33,15 +32,11 @@ typedef enum InboxColumn
 
 #define INBOX_COLUMNS (INBOX_ERROR + 1)
 
-static const struct
-{
-	const char *default_name;
-	bool is_input;
-} inbox_columns[INBOX_COLUMNS] = {
-	[INBOX_BODY] = {"body", true},
-	[INBOX_SIGNATURE] = {"signature", true},
-	[INBOX_OUTCOME] = {"outcome", false},
-	[INBOX_ERROR] = {"error", false},
+static const char *const default_names[INBOX_COLUMNS] = {
+	[INBOX_BODY] = "body",
+	[INBOX_SIGNATURE] = "signature",
+	[INBOX_OUTCOME] = "outcome",
+	[INBOX_ERROR] = "error",
 };
 
 static void CheckTriggerCall(FunctionCallInfo fcinfo);
@@ -49,15 +44,15 @@ static void FindColumns(const TriggerData *trigger, const GigSchema *schema,
 						AttrNumber *attnums);
 static void CheckColumn(const TriggerData *trigger, const GigSchema *schema,
 						InboxColumn column, Form_pg_attribute attribute);
-static bool ColumnTypeFits(const GigSchema *schema, InboxColumn column,
-						   Form_pg_attribute attribute);
+pg_noreturn static void ThrowColumnError(const TriggerData *trigger,
+										 InboxColumn column, const char *name,
+										 int sqlerrcode, const char *problem);
 static void ReadInput(const TriggerData *trigger, const AttrNumber *attnums,
 					  GigInput *input);
 static HeapTuple SetOutcome(const TriggerData *trigger,
 							const AttrNumber *attnums, const GigResult *result);
 static char *FormatError(Form_pg_attribute attribute, const GigError *error);
-static HeapTuple SetColumn(HeapTuple row, TupleDesc tupdesc, int column,
-						   char *string);
+static Datum InputValue(Form_pg_attribute attribute, char *string);
 
 /*
  * gig_inbox_ingest(['body' [, 'signature' [, 'outcome' [, 'error']]]])
@@ -93,28 +88,20 @@ static void
 CheckTriggerCall(FunctionCallInfo fcinfo)
 {
 	const TriggerData *trigger = (TriggerData *) fcinfo->context;
-	const char *expected;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" was not called by trigger manager",
 						"gig_inbox_ingest")));
-
-	if (!TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
-		expected = "FOR EACH ROW";
-	else if (!TRIGGER_FIRED_BEFORE(trigger->tg_event))
-		expected = "BEFORE";
-	else if (!TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
-		expected = "by INSERT only";
-	else
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-			 errmsg("trigger \"%s\" on table \"%s\" must be fired %s",
-					trigger->tg_trigger->tgname,
-					RelationGetRelationName(trigger->tg_relation), expected),
-			 errhint("Create it BEFORE INSERT ON the table FOR EACH ROW.")));
+	if (!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+		!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
+		!TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("trigger \"%s\" on table \"%s\" must be fired BEFORE INSERT FOR EACH ROW only",
+						trigger->tg_trigger->tgname,
+						RelationGetRelationName(trigger->tg_relation))));
 }
 
 /*
@@ -127,98 +114,75 @@ FindColumns(const TriggerData *trigger, const GigSchema *schema,
 {
 	const Trigger *definition = trigger->tg_trigger;
 	TupleDesc tupdesc = RelationGetDescr(trigger->tg_relation);
-	const char *table = RelationGetRelationName(trigger->tg_relation);
 
 	if (definition->tgnargs > INBOX_COLUMNS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("trigger \"%s\" on table \"%s\" has %d arguments, at most %d are used",
-						definition->tgname, table, definition->tgnargs,
-						INBOX_COLUMNS),
-				 errhint(
-					 "The arguments name the columns of body, signature, outcome and error.")));
+						definition->tgname,
+						RelationGetRelationName(trigger->tg_relation),
+						definition->tgnargs, INBOX_COLUMNS)));
 
-	for (int column = 0; column < INBOX_COLUMNS; column++)
+	for (int i = 0; i < INBOX_COLUMNS; i++)
 	{
-		bool named = column < definition->tgnargs;
-		const char *role = inbox_columns[column].default_name;
-		const char *name = named ? definition->tgargs[column] : role;
+		InboxColumn column = (InboxColumn) i;
+		bool named = i < definition->tgnargs;
+		const char *name = named ? definition->tgargs[i] : default_names[i];
 		int attnum = SPI_fnumber(tupdesc, name);
 
-		attnums[column] = InvalidAttrNumber;
-		if (attnum > 0)
+		attnums[i] = InvalidAttrNumber;
+		if (attnum <= 0)
 		{
-			for (int other = 0; other < column; other++)
-			{
-				if (attnums[other] == attnum)
-					ereport(ERROR,
-							(errcode(ERRCODE_DUPLICATE_COLUMN),
-							 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" is named twice",
-									definition->tgname, table, name)));
-			}
-			attnums[column] = (AttrNumber) attnum;
-			CheckColumn(trigger, schema, (InboxColumn) column,
-						TupleDescAttr(tupdesc, attnum - 1));
+			if (named || column <= INBOX_SIGNATURE)
+				ThrowColumnError(trigger, column, name,
+								 ERRCODE_UNDEFINED_COLUMN, "does not exist");
+			continue;
 		}
-		else if (named || inbox_columns[column].is_input)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" for the %s does not exist",
-							definition->tgname, table, name, role),
-					 errhint(
-						 "The arguments name the columns of body, signature, outcome and error.")));
+		for (int other = 0; other < i; other++)
+		{
+			if (attnums[other] == attnum)
+				ThrowColumnError(trigger, column, name,
+								 ERRCODE_DUPLICATE_COLUMN, "is named twice");
+		}
+		attnums[i] = (AttrNumber) attnum;
+		CheckColumn(trigger, schema, column, TupleDescAttr(tupdesc, attnum - 1));
 	}
 }
 
+/*
+ * A body must keep every byte, which char(n) and jsonb do not.  Generated columns
+ * are computed after BEFORE triggers.
+ */
 static void
 CheckColumn(const TriggerData *trigger, const GigSchema *schema,
 			InboxColumn column, Form_pg_attribute attribute)
 {
-	if (!ColumnTypeFits(schema, column, attribute))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" for the %s has type %s",
-						trigger->tg_trigger->tgname,
-						RelationGetRelationName(trigger->tg_relation),
-						NameStr(attribute->attname),
-						inbox_columns[column].default_name,
-						format_type_be(attribute->atttypid)),
-				 errdetail(
-					 "A body is bytea or text, a signature and an error are text, an outcome is text or gig_ingest_outcome.")));
-	if (attribute->attgenerated != '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
-				 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" for the %s is generated",
-						trigger->tg_trigger->tgname,
-						RelationGetRelationName(trigger->tg_relation),
-						NameStr(attribute->attname),
-						inbox_columns[column].default_name),
-				 errdetail(
-					 "Generated columns are computed after BEFORE triggers.")));
-}
-
-/*
- * A body must keep every byte, which char(n) and jsonb do not.
- */
-static bool
-ColumnTypeFits(const GigSchema *schema, InboxColumn column,
-			   Form_pg_attribute attribute)
-{
 	Oid type = getBaseType(attribute->atttypid);
 
-	if (type == TEXTOID || type == VARCHAROID)
-		return true;
-	switch (column)
-	{
-		case INBOX_BODY:
-			return type == BYTEAOID;
-		case INBOX_OUTCOME:
-			return type == schema->outcome_type;
-		case INBOX_SIGNATURE:
-		case INBOX_ERROR:
-			return type == BPCHAROID;
-	}
-	return false;
+	if (type != TEXTOID && type != VARCHAROID &&
+		!(column == INBOX_BODY && type == BYTEAOID) &&
+		!(column == INBOX_OUTCOME && type == schema->outcome_type))
+		ThrowColumnError(trigger, column, NameStr(attribute->attname),
+						 ERRCODE_DATATYPE_MISMATCH,
+						 psprintf("has type %s",
+								  format_type_be(attribute->atttypid)));
+	if (attribute->attgenerated != '\0')
+		ThrowColumnError(trigger, column, NameStr(attribute->attname),
+						 ERRCODE_INVALID_COLUMN_REFERENCE, "is generated");
+}
+
+static void
+ThrowColumnError(const TriggerData *trigger, InboxColumn column,
+				 const char *name, int sqlerrcode, const char *problem)
+{
+	ereport(ERROR,
+			(errcode(sqlerrcode),
+			 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" for the %s %s",
+					trigger->tg_trigger->tgname,
+					RelationGetRelationName(trigger->tg_relation), name,
+					default_names[column], problem),
+			 errhint(
+				 "The arguments name the columns of body (bytea or text), signature (text), outcome (text or gig_ingest_outcome) and error (text).")));
 }
 
 static void
@@ -234,19 +198,9 @@ ReadInput(const TriggerData *trigger, const AttrNumber *attnums, GigInput *input
 	value = heap_getattr(row, attnums[INBOX_BODY], tupdesc, &isnull);
 	if (!isnull)
 		input->body = (bytea *) DatumGetPointer(value);
-
 	value = heap_getattr(row, attnums[INBOX_SIGNATURE], tupdesc, &isnull);
 	if (!isnull)
-	{
-		Oid type =
-			TupleDescAttr(tupdesc, attnums[INBOX_SIGNATURE] - 1)->atttypid;
-
-		/* remove the padding of char(n) */
-		if (getBaseType(type) == BPCHAROID &&
-			toast_raw_datum_size(value) - VARHDRSZ <= MAX_SIGNATURE_LEN)
-			value = DirectFunctionCall1(rtrim1, value);
 		SetGigSignature(input, value);
-	}
 }
 
 /*
@@ -257,54 +211,58 @@ SetOutcome(const TriggerData *trigger, const AttrNumber *attnums,
 		   const GigResult *result)
 {
 	TupleDesc tupdesc = RelationGetDescr(trigger->tg_relation);
-	AttrNumber error_column = attnums[INBOX_ERROR];
-	HeapTuple row =
-		SetColumn(trigger->tg_trigtuple, tupdesc, attnums[INBOX_OUTCOME],
-				  pstrdup(gig_outcome_names[result->outcome]));
+	int columns[] = {attnums[INBOX_OUTCOME], attnums[INBOX_ERROR]};
+	Datum values[2];
+	bool nulls[2] = {false};
+	int ncolumns = 1;
 
 	LogRejection(&result->error);
-	if (error_column != InvalidAttrNumber)
-		row = SetColumn(row, tupdesc, error_column,
-						FormatError(TupleDescAttr(tupdesc, error_column - 1),
-									&result->error));
-	return row;
+	values[0] = InputValue(TupleDescAttr(tupdesc, columns[0] - 1),
+						   pstrdup(gig_outcome_names[result->outcome]));
+	if (columns[1] != InvalidAttrNumber)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(tupdesc, columns[1] - 1);
+		char *reason = FormatError(attribute, &result->error);
+
+		values[1] = InputValue(attribute, reason);
+		nulls[1] = reason == NULL;
+		ncolumns = 2;
+	}
+	return heap_modify_tuple_by_cols(trigger->tg_trigtuple, tupdesc, ncolumns,
+									 columns, values, nulls);
 }
 
 /*
  * Returns the reason for an outcome, or NULL.  A reason that is too long for
- * the column is truncated, so that the row is kept.
+ * varchar(n) is truncated, so that the row is kept.
  */
 static char *
 FormatError(Form_pg_attribute attribute, const GigError *error)
 {
 	int32 typmod = attribute->atttypmod;
-	Oid base = getBaseTypeAndTypmod(attribute->atttypid, &typmod);
 	char *reason;
 
 	if (error->sqlerrcode == 0)
 		return NULL;
 	reason =
 		psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
-	if ((base == VARCHAROID || base == BPCHAROID) && typmod >= (int32) VARHDRSZ)
+	(void) getBaseTypeAndTypmod(attribute->atttypid, &typmod);
+	if (typmod >= (int32) VARHDRSZ)
 		reason[pg_mbcharcliplen(reason, (int) strlen(reason), typmod - VARHDRSZ)] =
 			'\0';
 	return reason;
 }
 
 /*
- * Sets a column by its input function, so that a domain can refuse the value,
- * even NULL.
+ * Calls a column's input function, so that a domain can refuse the value, even
+ * NULL.
  */
-static HeapTuple
-SetColumn(HeapTuple row, TupleDesc tupdesc, int column, char *string)
+static Datum
+InputValue(Form_pg_attribute attribute, char *string)
 {
-	Form_pg_attribute attribute = TupleDescAttr(tupdesc, column - 1);
-	bool isnull = string == NULL;
-	Oid input;
+	Oid function;
 	Oid ioparam;
-	Datum value;
 
-	getTypeInputInfo(attribute->atttypid, &input, &ioparam);
-	value = OidInputFunctionCall(input, string, ioparam, attribute->atttypmod);
-	return heap_modify_tuple_by_cols(row, tupdesc, 1, &column, &value, &isnull);
+	getTypeInputInfo(attribute->atttypid, &function, &ioparam);
+	return OidInputFunctionCall(function, string, ioparam, attribute->atttypmod);
 }
