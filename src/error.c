@@ -72,31 +72,25 @@ QuotableInput(const char *s, size_t len)
 {
 	int shown = (int) Min(len, MAX_QUOTED_BYTES);
 	StringInfoData quotable;
+	bool is_valid;
 
 	if (len > MAX_QUOTED_BYTES)
 		shown = pg_encoding_mbcliplen(PG_UTF8, s, shown, shown);
+	is_valid = pg_verify_mbstr(PG_UTF8, s, shown, true);
 
 	initStringInfo(&quotable);
 	for (int i = 0; i < shown; i++)
 	{
 		unsigned char c = (unsigned char) s[i];
 
-		if (c == 0xc2 && i + 1 < shown && IS_C1(s[i + 1]))
+		if (is_valid && c == 0xc2 && IS_C1(s[i + 1]))
 		{
 			c = '?';
 			i++;
 		}
-		else if (c < ' ' || c == 0x7f)
+		else if (c < ' ' || c == 0x7f || (!is_valid && IS_HIGHBIT_SET(c)))
 			c = '?';
 		appendStringInfoCharMacro(&quotable, c);
-	}
-	if (!pg_verify_mbstr(PG_UTF8, quotable.data, quotable.len, true))
-	{
-		for (int i = 0; i < quotable.len; i++)
-		{
-			if (IS_HIGHBIT_SET(quotable.data[i]))
-				quotable.data[i] = '?';
-		}
 	}
 	if ((size_t) shown < len)
 		appendStringInfoString(&quotable, "...");
