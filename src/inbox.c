@@ -42,11 +42,8 @@ static const char *const default_names[INBOX_COLUMNS] = {
 static void CheckTriggerCall(FunctionCallInfo fcinfo);
 static void FindColumns(const TriggerData *trigger, const GigSchema *schema,
 						AttrNumber *attnums);
-static void CheckColumn(const TriggerData *trigger, const GigSchema *schema,
-						InboxColumn column, Form_pg_attribute attribute);
-pg_noreturn static void ThrowColumnError(const TriggerData *trigger,
-										 InboxColumn column, const char *name,
-										 int sqlerrcode, const char *problem);
+static const char *FindProblem(const GigSchema *schema, TupleDesc tupdesc,
+							   const AttrNumber *attnums, InboxColumn column);
 static void ReadInput(const TriggerData *trigger, const AttrNumber *attnums,
 					  GigInput *input);
 static HeapTuple SetOutcome(const TriggerData *trigger,
@@ -114,75 +111,64 @@ FindColumns(const TriggerData *trigger, const GigSchema *schema,
 {
 	const Trigger *definition = trigger->tg_trigger;
 	TupleDesc tupdesc = RelationGetDescr(trigger->tg_relation);
+	const char *table = RelationGetRelationName(trigger->tg_relation);
 
 	if (definition->tgnargs > INBOX_COLUMNS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("trigger \"%s\" on table \"%s\" has %d arguments, at most %d are used",
-						definition->tgname,
-						RelationGetRelationName(trigger->tg_relation),
-						definition->tgnargs, INBOX_COLUMNS)));
+						definition->tgname, table, definition->tgnargs,
+						INBOX_COLUMNS)));
 
 	for (int i = 0; i < INBOX_COLUMNS; i++)
 	{
-		InboxColumn column = (InboxColumn) i;
 		bool named = i < definition->tgnargs;
 		const char *name = named ? definition->tgargs[i] : default_names[i];
 		int attnum = SPI_fnumber(tupdesc, name);
+		const char *problem;
 
-		attnums[i] = InvalidAttrNumber;
-		if (attnum <= 0)
-		{
-			if (named || column <= INBOX_SIGNATURE)
-				ThrowColumnError(trigger, column, name,
-								 ERRCODE_UNDEFINED_COLUMN, "does not exist");
+		attnums[i] = attnum > 0 ? (AttrNumber) attnum : InvalidAttrNumber;
+		if (attnums[i] == InvalidAttrNumber && !named && i > INBOX_SIGNATURE)
 			continue;
-		}
-		for (int other = 0; other < i; other++)
-		{
-			if (attnums[other] == attnum)
-				ThrowColumnError(trigger, column, name,
-								 ERRCODE_DUPLICATE_COLUMN, "is named twice");
-		}
-		attnums[i] = (AttrNumber) attnum;
-		CheckColumn(trigger, schema, column, TupleDescAttr(tupdesc, attnum - 1));
+		problem = FindProblem(schema, tupdesc, attnums, (InboxColumn) i);
+		if (problem != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+					 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" for the %s %s",
+							definition->tgname, table, name, default_names[i],
+							problem),
+					 errhint(
+						 "The arguments name the columns of body (bytea or text), signature (text), outcome (text or gig_ingest_outcome) and error (text).")));
 	}
 }
 
 /*
+ * Returns what is wrong with a column, or NULL; checks it against those before.
+ *
  * A body must keep every byte, which char(n) and jsonb do not.  Generated columns
  * are computed after BEFORE triggers.
  */
-static void
-CheckColumn(const TriggerData *trigger, const GigSchema *schema,
-			InboxColumn column, Form_pg_attribute attribute)
+static const char *
+FindProblem(const GigSchema *schema, TupleDesc tupdesc,
+			const AttrNumber *attnums, InboxColumn column)
 {
-	Oid type = getBaseType(attribute->atttypid);
+	Form_pg_attribute attribute;
+	Oid type;
 
+	if (attnums[column] == InvalidAttrNumber)
+		return "does not exist";
+	for (int i = 0; i < (int) column; i++)
+	{
+		if (attnums[i] == attnums[column])
+			return "is named twice";
+	}
+	attribute = TupleDescAttr(tupdesc, attnums[column] - 1);
+	type = getBaseType(attribute->atttypid);
 	if (type != TEXTOID && type != VARCHAROID &&
 		!(column == INBOX_BODY && type == BYTEAOID) &&
 		!(column == INBOX_OUTCOME && type == schema->outcome_type))
-		ThrowColumnError(trigger, column, NameStr(attribute->attname),
-						 ERRCODE_DATATYPE_MISMATCH,
-						 psprintf("has type %s",
-								  format_type_be(attribute->atttypid)));
-	if (attribute->attgenerated != '\0')
-		ThrowColumnError(trigger, column, NameStr(attribute->attname),
-						 ERRCODE_INVALID_COLUMN_REFERENCE, "is generated");
-}
-
-static void
-ThrowColumnError(const TriggerData *trigger, InboxColumn column,
-				 const char *name, int sqlerrcode, const char *problem)
-{
-	ereport(ERROR,
-			(errcode(sqlerrcode),
-			 errmsg("trigger \"%s\" on table \"%s\": column \"%s\" for the %s %s",
-					trigger->tg_trigger->tgname,
-					RelationGetRelationName(trigger->tg_relation), name,
-					default_names[column], problem),
-			 errhint(
-				 "The arguments name the columns of body (bytea or text), signature (text), outcome (text or gig_ingest_outcome) and error (text).")));
+		return psprintf("has type %s", format_type_be(attribute->atttypid));
+	return attribute->attgenerated != '\0' ? "is generated" : NULL;
 }
 
 static void
