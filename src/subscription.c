@@ -31,15 +31,6 @@ typedef struct Secret
 	TimestampTz retired_at; /* DT_NOEND: not retired */
 } Secret;
 
-/* The columns that are read of a secret and its subscription. */
-typedef enum SecretColumn
-{
-	SECRET_NAME = 1,
-	SECRET_IS_SIGNED,
-	SECRET_SECRET,
-	SECRET_RETIRED_AT
-} SecretColumn;
-
 static MemoryContext secrets_context = NULL;
 static Secret *secrets = NULL; /* in the order of names; NULL: not read */
 static uint64 nsecrets = 0;
@@ -49,9 +40,8 @@ static Oid subscription_table = InvalidOid;
 static void InvalidateSubscriptions(Datum arg, Oid table);
 static void LoadSubscriptions(const GigSchema *schema);
 static Secret *ReadSecrets(const SPITupleTable *rows);
-static SignatureKey *ReadKey(HeapTuple tuple, TupleDesc tupdesc);
+static SignatureKey *MakeKey(const char *name, char *secret);
 static const Secret *FindSecrets(const char *name);
-static bool RefuseSignature(GigError *error, const char *log_detail);
 
 PG_FUNCTION_INFO_V1(gig_subscription_changed);
 
@@ -144,43 +134,44 @@ LoadSubscriptions(const GigSchema *schema)
 	CloseStore(&store);
 }
 
+/*
+ * Reads rows of name, is_signed, secret and retired_at.
+ */
 static Secret *
 ReadSecrets(const SPITupleTable *rows)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(secrets_context);
 	Secret *read = palloc(rows->numvals * sizeof(Secret));
-	TupleDesc tupdesc = rows->tupdesc;
 
 	for (uint64 i = 0; i < rows->numvals; i++)
 	{
 		HeapTuple tuple = rows->vals[i];
+		TupleDesc tupdesc = rows->tupdesc;
+		char *secret = SPI_getvalue(tuple, tupdesc, 3);
 		bool isnull;
 
-		read[i].name = SPI_getvalue(tuple, tupdesc, SECRET_NAME);
-		read[i].is_signed = DatumGetBool(
-			SPI_getbinval(tuple, tupdesc, SECRET_IS_SIGNED, &isnull));
-		read[i].key = ReadKey(tuple, tupdesc);
-		read[i].retired_at = DatumGetTimestampTz(
-			SPI_getbinval(tuple, tupdesc, SECRET_RETIRED_AT, &isnull));
+		read[i].name = SPI_getvalue(tuple, tupdesc, 1);
+		read[i].is_signed =
+			DatumGetBool(SPI_getbinval(tuple, tupdesc, 2, &isnull));
+		read[i].key = secret == NULL ? NULL : MakeKey(read[i].name, secret);
+		read[i].retired_at =
+			DatumGetTimestampTz(SPI_getbinval(tuple, tupdesc, 4, &isnull));
 	}
 	MemoryContextSwitchTo(old_context);
 	return read;
 }
 
 static SignatureKey *
-ReadKey(HeapTuple tuple, TupleDesc tupdesc)
+MakeKey(const char *name, char *secret)
 {
-	char *secret = SPI_getvalue(tuple, tupdesc, SECRET_SECRET);
-	SignatureKey *key;
+	SignatureKey *key =
+		MakeSignatureKey(secrets_context, secret, strlen(secret));
 
-	if (secret == NULL)
-		return NULL;
-	key = MakeSignatureKey(secrets_context, secret, strlen(secret));
 	if (key == NULL)
 		ereport(LOG,
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 				 errmsg("OpenSSL does not accept a secret of subscription \"%s\"",
-						SPI_getvalue(tuple, tupdesc, SECRET_NAME))));
+						name)));
 	pfree(secret);
 	return key;
 }
@@ -222,42 +213,38 @@ VerifySubscription(const char *name, const char *body, size_t len,
 				   bool *is_signed, GigError *error)
 {
 	const Secret *secret = FindSecrets(name);
+	const char *reason =
+		"The signature matches none of the subscription's valid secrets.";
 	unsigned char given[SIGNATURE_BYTES];
 	unsigned char expected[SIGNATURE_BYTES];
 
 	*is_signed = secret != NULL && secret->is_signed;
 	if (secret == NULL)
-		return RefuseSignature(error,
-							   psprintf("No subscription is named \"%s\".",
-										QuotableInput(name, strlen(name))));
-	if (!secret->is_signed)
-		return signature == NULL ||
-			   RefuseSignature(error,
-							   "The subscription has no secret, but there is a signature.");
-	if (signature == NULL)
-		return RefuseSignature(error, "The signature is missing.");
-	if (!DecodeSignature(signature, signature_len, given))
-		return RefuseSignature(error,
-							   DescribeBadSignature(signature, signature_len));
-
-	for (; secret < secrets + nsecrets && strcmp(secret->name, name) == 0;
-		 secret++)
+		reason = psprintf("No subscription is named \"%s\".",
+						  QuotableInput(name, strlen(name)));
+	else if (!secret->is_signed && signature == NULL)
+		return true;
+	else if (!secret->is_signed)
+		reason = "The subscription has no secret, but there is a signature.";
+	else if (signature == NULL)
+		reason = "The signature is missing.";
+	else if (!DecodeSignature(signature, signature_len, given))
+		reason = DescribeBadSignature(signature, signature_len);
+	else
 	{
-		if (secret->key == NULL || secret->retired_at <= now)
-			continue;
-		SignBody(secret->key, body, len, expected);
-		if (SignaturesEqual(expected, given))
-			return true;
+		for (; secret < secrets + nsecrets && strcmp(secret->name, name) == 0;
+			 secret++)
+		{
+			if (secret->key == NULL || secret->retired_at <= now)
+				continue;
+			SignBody(secret->key, body, len, expected);
+			if (SignaturesEqual(expected, given))
+				return true;
+		}
 	}
-	return RefuseSignature(error,
-						   "The signature matches none of the subscription's valid secrets.");
-}
 
-static bool
-RefuseSignature(GigError *error, const char *log_detail)
-{
 	SetGigError(error, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
 				"could not authenticate webhook");
-	error->log_detail = log_detail;
+	error->log_detail = reason;
 	return false;
 }
