@@ -15,8 +15,6 @@
 #include "funcapi.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "ingest.h"
@@ -35,14 +33,6 @@ typedef struct EventRow
 	bool *nulls;
 } EventRow;
 
-/* An array of ingest_gig_events(). */
-typedef struct InputArray
-{
-	int length;
-	Datum *values;
-	bool *nulls;
-} InputArray;
-
 static Datum ParseBody(FunctionCallInfo fcinfo, int kind, bool is_logged);
 static Datum FormEventRow(FunctionCallInfo fcinfo, const GigEvent *event,
 						  bool any_kind);
@@ -58,7 +48,7 @@ static Datum FormResult(FunctionCallInfo fcinfo, const GigResult *result);
 static void FillResult(const GigSchema *schema, const GigResult *result,
 					   Datum *values, bool *nulls);
 static int ReadInputs(FunctionCallInfo fcinfo, GigInput **inputs);
-static InputArray ReadArray(FunctionCallInfo fcinfo, int argno, Oid type);
+static bool NextValue(ArrayIterator array, Datum *value);
 
 /*
  * parse_gig_event(body bytea or text) returns gig_event
@@ -426,18 +416,29 @@ FillResult(const GigSchema *schema, const GigResult *result, Datum *values,
 static int
 ReadInputs(FunctionCallInfo fcinfo, GigInput **inputs)
 {
-	InputArray bodies = ReadArray(fcinfo, 0, BYTEAOID);
-	InputArray signatures = ReadArray(fcinfo, 1, TEXTOID);
-	InputArray times = ReadArray(fcinfo, 2, TIMESTAMPTZOID);
-	int n = bodies.length;
+	ArrayIterator arrays[3] = {NULL};
+	int n = 0;
 
-	if (bodies.values == NULL)
+	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("array of webhook bodies is null")));
-	if ((signatures.values != NULL && signatures.length != n) ||
-		(times.values != NULL && times.length != n))
-		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-						errmsg("arrays of webhooks must have the same length")));
+	for (int i = 0; i < PG_NARGS(); i++)
+	{
+		ArrayType *array;
+		int length;
+
+		if (PG_ARGISNULL(i))
+			continue;
+		array = PG_GETARG_ARRAYTYPE_P(i);
+		length = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+		if (ARR_NDIM(array) > 1 || (i > 0 && length != n))
+			ereport(ERROR,
+					(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+					 errmsg(
+						 "arrays of webhooks must have one dimension and the same length")));
+		n = length;
+		arrays[i] = array_create_iterator(array, 0, NULL);
+	}
 
 	/* an array of nulls is small, but not what is returned of them */
 	if (n > MAX_WEBHOOKS)
@@ -449,15 +450,16 @@ ReadInputs(FunctionCallInfo fcinfo, GigInput **inputs)
 	for (int i = 0; i < n; i++)
 	{
 		GigInput *input = &(*inputs)[i];
+		Datum value;
 
 		InitGigInput(input);
-		if (!bodies.nulls[i])
-			input->body = (bytea *) DatumGetPointer(bodies.values[i]);
-		if (signatures.values != NULL && !signatures.nulls[i])
-			SetGigSignature(input, signatures.values[i]);
-		if (times.values == NULL || times.nulls[i])
+		if (NextValue(arrays[0], &value))
+			input->body = (bytea *) DatumGetPointer(value);
+		if (NextValue(arrays[1], &value))
+			SetGigSignature(input, value);
+		if (!NextValue(arrays[2], &value))
 			continue;
-		input->received_at = DatumGetTimestampTz(times.values[i]);
+		input->received_at = DatumGetTimestampTz(value);
 		if (TIMESTAMP_NOT_FINITE(input->received_at))
 			ereport(ERROR, (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 							errmsg("time of receipt must be finite")));
@@ -466,25 +468,12 @@ ReadInputs(FunctionCallInfo fcinfo, GigInput **inputs)
 }
 
 /*
- * Reads an array that is an argument.  It has no values if it is null or missing.
+ * Returns false for a null, and for an array that is null or missing.
  */
-static InputArray
-ReadArray(FunctionCallInfo fcinfo, int argno, Oid type)
+static bool
+NextValue(ArrayIterator array, Datum *value)
 {
-	InputArray result = {0};
-	ArrayType *array;
-	int16 len;
-	bool byval;
-	char align;
+	bool isnull;
 
-	if (argno >= PG_NARGS() || PG_ARGISNULL(argno))
-		return result;
-	array = PG_GETARG_ARRAYTYPE_P(argno);
-	if (ARR_NDIM(array) > 1)
-		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-						errmsg("arrays of webhooks must have one dimension")));
-	get_typlenbyvalalign(type, &len, &byval, &align);
-	deconstruct_array(array, type, len, byval, align, &result.values,
-					  &result.nulls, &result.length);
-	return result;
+	return array != NULL && array_iterate(array, value, &isnull) && !isnull;
 }
