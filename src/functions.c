@@ -330,10 +330,11 @@ ingest_authentic_gig_event(PG_FUNCTION_ARGS)
 static void
 IngestOne(FunctionCallInfo fcinfo, bool is_authentic, GigResult *result)
 {
-	GigInput input;
+	GigInput input = {
+		.is_authentic = is_authentic,
+		.received_at = DT_NOBEGIN,
+	};
 
-	InitGigInput(&input);
-	input.is_authentic = is_authentic;
 	if (!PG_ARGISNULL(0))
 		input.body = (bytea *) PG_GETARG_RAW_VARLENA_P(0);
 	if (!PG_ARGISNULL(1) && is_authentic)
@@ -452,7 +453,7 @@ ReadInputs(FunctionCallInfo fcinfo, GigInput **inputs)
 		GigInput *input = &(*inputs)[i];
 		Datum value;
 
-		InitGigInput(input);
+		*input = (GigInput){.received_at = DT_NOBEGIN};
 		if (NextValue(arrays[0], &value))
 			input->body = (bytea *) DatumGetPointer(value);
 		if (NextValue(arrays[1], &value))
