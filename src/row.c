@@ -264,12 +264,6 @@ MakeInt8Array(Oid element_type, const int64 *elements, int n)
 }
 
 Oid
-RowTableOid(const GigSchema *schema, const RowFormat *format)
-{
-	return format == &log_format ? schema->event_log : schema->account_sync;
-}
-
-Oid
 ColumnTypeOid(const GigSchema *schema, ColumnType type)
 {
 	switch (type)

@@ -70,7 +70,6 @@ typedef struct RowFormat
 extern const RowFormat account_format;
 extern const RowFormat log_format;
 
-extern Oid RowTableOid(const GigSchema *schema, const RowFormat *format);
 extern Oid ColumnTypeOid(const GigSchema *schema, ColumnType type);
 extern void GetRowValues(const GigSchema *schema, const RowFormat *format,
 						 const void *row, Datum *values, bool *nulls);

@@ -47,6 +47,14 @@ ALTER TABLE gigs.gig_event_log ALTER event_id SET GENERATED ALWAYS;
 SELECT pg_temp.try('on', 3) AS direct, pg_temp.try('off', 4) AS statements;
 ROLLBACK;
 
+-- Columns of other types, and in another order
+BEGIN;
+ALTER TABLE gigs.gig_event_log ALTER name TYPE varchar, ALTER duplicate_of TYPE numeric;
+SELECT pg_temp.try('on', 3) AS direct, pg_temp.try('off', 4) AS statements, pg_temp.try('off', 4) AS duplicate;
+ALTER TABLE gigs.gig_account_sync ALTER days_synced TYPE bigint;
+SELECT pg_temp.try('on', 5) AS direct, pg_temp.try('off', 6) AS statements;
+ROLLBACK;
+
 -- Null where none can be: of one array that tells redeliveries, of all, and of
 -- another column
 BEGIN;
