@@ -138,8 +138,9 @@ FormEventRow(FunctionCallInfo fcinfo, const GigEvent *event, bool any_kind)
 		const GigSchema *schema = GetGigSchema(fcinfo);
 
 		nulls[ncolumns] = false;
-		types[ncolumns] = schema->event_kind_type;
-		values[ncolumns++] = ObjectIdGetDatum(schema->event_kinds[event->kind]);
+		types[ncolumns] = schema->event_kind.type;
+		values[ncolumns++] =
+			ObjectIdGetDatum(schema->event_kind.labels[event->kind]);
 	}
 	nulls[ncolumns] = false;
 	types[ncolumns] = TEXTOID;
@@ -329,7 +330,7 @@ ingest_gig_event(PG_FUNCTION_ARGS)
 	IngestSigned(fcinfo, &result);
 	if (result.outcome == OUTCOME_REJECTED)
 		ThrowGigError(&result.error);
-	PG_RETURN_OID(GetGigSchema(fcinfo)->outcomes[result.outcome]);
+	PG_RETURN_OID(GetGigSchema(fcinfo)->outcome.labels[result.outcome]);
 }
 
 /*
@@ -449,9 +450,9 @@ FillResult(const GigSchema *schema, const GigResult *result, Datum *values,
 	nulls[1] = nulls[2] = nulls[3] = !result->has_event;
 	nulls[4] = nulls[5] = error->sqlerrcode == 0;
 
-	values[0] = ObjectIdGetDatum(schema->outcomes[result->outcome]);
+	values[0] = ObjectIdGetDatum(schema->outcome.labels[result->outcome]);
 	values[1] = Int64GetDatum(result->event_id);
-	values[2] = ObjectIdGetDatum(schema->event_kinds[result->kind]);
+	values[2] = ObjectIdGetDatum(schema->event_kind.labels[result->kind]);
 	values[3] = UUIDPGetDatum((pg_uuid_t *) &result->account_id);
 	if (error->sqlerrcode != 0)
 	{

@@ -213,7 +213,7 @@ ColumnTypeFits(const GigSchema *schema, InboxColumn column,
 		case INBOX_BODY:
 			return type == BYTEAOID;
 		case INBOX_OUTCOME:
-			return type == schema->outcome_type;
+			return type == schema->outcome.type;
 		case INBOX_SIGNATURE:
 		case INBOX_ERROR:
 			return type == BPCHAROID;

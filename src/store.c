@@ -20,7 +20,6 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -168,8 +167,7 @@ static Statement insert_quarantined = {
 	.types = {TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID},
 };
 
-static bool FindOrCreateDirectly(GigStore *store, const GigAccount *accounts,
-								 int naccounts);
+static bool LockDirectly(GigStore *store, GigAccount *accounts, int naccounts);
 static bool LockBySql(const GigSchema *schema, GigAccount *accounts,
 					  int naccounts);
 static bool ReadAccounts(const GigSchema *schema, Statement *statement,
@@ -198,19 +196,8 @@ static void MakeGenericPlan(SPIPlanPtr plan);
 void
 LockTables(const GigSchema *schema)
 {
-	Oid event_log;
-	Oid account_sync;
-
-	/* a table may be replaced by another while its lock is waited for */
-	do
-	{
-		event_log = schema->event_log;
-		account_sync = schema->account_sync;
-		LockRelationOid(event_log, RowExclusiveLock);
-		LockRelationOid(account_sync, RowExclusiveLock);
-		RefreshGigSchema(schema);
-	} while (event_log != schema->event_log ||
-			 account_sync != schema->account_sync);
+	LockGigTable(schema, &schema->event_log, RowExclusiveLock);
+	LockGigTable(schema, &schema->account_sync, RowExclusiveLock);
 }
 
 /*
@@ -255,10 +242,11 @@ NextEventId(GigStore *store)
 void
 LockAccounts(GigStore *store, GigAccount *accounts, int naccounts)
 {
-	if (store->direct != NULL
-			? !FindOrCreateDirectly(store, accounts, naccounts) ||
-				  !LockAccountsDirectly(store->direct, accounts, naccounts)
-			: !LockBySql(store->schema, accounts, naccounts))
+	bool locked = store->direct != NULL
+					  ? LockDirectly(store, accounts, naccounts)
+					  : LockBySql(store->schema, accounts, naccounts);
+
+	if (!locked)
 		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 						errmsg("could not lock rows of table \"%s\"",
 							   "gig_account_sync"),
@@ -266,23 +254,22 @@ LockAccounts(GigStore *store, GigAccount *accounts, int naccounts)
 }
 
 static bool
-FindOrCreateDirectly(GigStore *store, const GigAccount *accounts, int naccounts)
+LockDirectly(GigStore *store, GigAccount *accounts, int naccounts)
 {
-	DirectTables *direct = store->direct;
-	GigAccount *missing;
-	int nmissing = 0;
+	GigAccount *missing =
+		palloc_extended(naccounts * sizeof(GigAccount), MCXT_ALLOC_HUGE);
+	int nmissing =
+		FindAccountsDirectly(store->direct, accounts, naccounts, missing);
 
-	if (FindAccountsDirectly(direct, accounts, naccounts))
-		return true;
-	missing = palloc_extended(naccounts * sizeof(GigAccount), MCXT_ALLOC_HUGE);
-	for (int i = 0; i < naccounts; i++)
+	if (nmissing > 0)
 	{
-		if (!AccountIsFound(direct, i))
-			missing[nmissing++] = accounts[i];
+		CreateAccounts(store->schema, &insert_accounts, missing, nmissing);
+		nmissing =
+			FindAccountsDirectly(store->direct, accounts, naccounts, missing);
 	}
-	CreateAccounts(store->schema, &insert_accounts, missing, nmissing);
 	pfree(missing);
-	return FindAccountsDirectly(direct, accounts, naccounts);
+	return nmissing == 0 &&
+		   LockAccountsDirectly(store->direct, accounts, naccounts);
 }
 
 /*
@@ -300,7 +287,7 @@ LockBySql(const GigSchema *schema, GigAccount *accounts, int naccounts)
 		CreateAccounts(schema, &create_accounts, accounts, 1);
 		return ReadAccounts(schema, &lock_account, account_id, accounts, 1);
 	}
-	/* lock none before all are created, as FindOrCreateDirectly() */
+	/* lock none before all are created, as LockDirectly() */
 	CreateAccounts(schema, &insert_accounts, accounts, naccounts);
 	CreateAccounts(schema, &create_accounts, accounts, naccounts);
 	return ReadAccounts(schema, &read_accounts,
@@ -325,7 +312,7 @@ ReadAccounts(const GigSchema *schema, Statement *statement, Datum key,
 	for (int i = 0; i < account_format.ncolumns; i++)
 	{
 		if (SPI_gettypeid(tupdesc, i + 1) !=
-			ColumnTypeOid(schema, account_format.columns[i].type))
+			ColumnTypeOid(schema, &account_format.columns[i]))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
 					 errmsg("column \"%s\" of table \"%s\" has an unexpected type",
@@ -463,8 +450,7 @@ ExecuteForRows(const GigSchema *schema, Statement *statement,
 	for (int i = 0; i < format->ncolumns; i++)
 		TupleDescInitEntry(tupdesc, (AttrNumber) (i + 1),
 						   format->columns[i].name,
-						   ColumnTypeOid(schema, format->columns[i].type), -1,
-						   0);
+						   ColumnTypeOid(schema, &format->columns[i]), -1, 0);
 	BlessTupleDesc(tupdesc);
 
 	MemoryContextSwitchTo(scratch);
@@ -524,7 +510,7 @@ PrepareStatement(const GigSchema *schema, Statement *statement)
 	{
 		for (; ntypes < statement->row->ncolumns; ntypes++)
 			types[ntypes] =
-				ColumnTypeOid(schema, statement->row->columns[ntypes].type);
+				ColumnTypeOid(schema, &statement->row->columns[ntypes]);
 	}
 	else
 	{

@@ -13,7 +13,6 @@
 
 #include "commands/trigger.h"
 #include "executor/spi.h"
-#include "storage/lmgr.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -123,7 +122,6 @@ RefreshSubscriptions(const GigSchema *schema)
 static void
 LoadSubscriptions(const GigSchema *schema)
 {
-	Oid locked = InvalidOid;
 	uint64 invalidations_before;
 	GigStore store;
 	char *query;
@@ -137,13 +135,7 @@ LoadSubscriptions(const GigSchema *schema)
 	nsubscriptions = 0;
 	MemoryContextReset(subscription_context);
 
-	/* the table may be replaced or given away while its lock is waited for */
-	while (locked != schema->subscription)
-	{
-		locked = schema->subscription;
-		LockRelationOid(locked, AccessShareLock);
-		RefreshGigSchema(schema);
-	}
+	LockGigTable(schema, &schema->subscription, AccessShareLock);
 
 	/*
 	 * An invalidation from here on makes the next statement read again, but not
