@@ -158,8 +158,7 @@ TableIsOrdinary(const GigSchema *schema, const ResultRelInfo *table,
 		const Column *column = &format->columns[i];
 		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
 
-		if (attribute->attisdropped ||
-			attribute->atttypid != ColumnTypeOid(schema, column) ||
+		if (attribute->atttypid != ColumnTypeOid(schema, column) ||
 			strcmp(NameStr(attribute->attname), column->name) != 0 ||
 			attribute->attgenerated != '\0' ||
 			attribute->attidentity == ATTRIBUTE_IDENTITY_ALWAYS ||
@@ -221,20 +220,15 @@ LockAccountsDirectly(DirectTables *direct, GigAccount *accounts, int naccounts)
 	for (int i = 0; i < naccounts; i++)
 	{
 		TM_FailureData failure;
-		TM_Result result =
-			table_tuple_lock(direct->accounts->ri_RelationDesc,
+
+		if (table_tuple_lock(direct->accounts->ri_RelationDesc,
 							 &direct->tids[i], direct->estate->es_snapshot,
 							 slot, direct->estate->es_output_cid,
 							 LockTupleNoKeyExclusive, LockWaitBlock,
 							 TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS |
 								 TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
-							 &failure);
-
-		if (result == TM_Deleted)
+							 &failure) != TM_Ok)
 			return false;
-		if (result != TM_Ok)
-			elog(ERROR, "unexpected result of table_tuple_lock: %d",
-				 (int) result);
 		slot_getallattrs(slot);
 		if (CompareUuids(DatumGetUUIDP(slot->tts_values[0]),
 						 &accounts[i].account_id) != 0)
