@@ -10,7 +10,6 @@
 #define GIGS_WEBHOOKS_COMPAT_H
 
 #include "access/genam.h"
-#include "access/tableam.h"
 #include "common/jsonapi.h"
 #include "executor/executor.h"
 #include "mb/pg_wchar.h"
