@@ -45,7 +45,6 @@ struct DirectTables
 bool gig_direct_writes;
 
 static ResultRelInfo *OpenTable(Oid table);
-static void CloseTable(ResultRelInfo *table);
 static Relation FindAccountKey(const ResultRelInfo *accounts);
 static bool TableIsOrdinary(const GigSchema *schema, const ResultRelInfo *table,
 							const RowFormat *format);
@@ -94,8 +93,10 @@ EndDirect(DirectTables *direct)
 	if (estate->es_snapshot != NULL)
 		PopActiveSnapshot();
 	ExecResetTupleTable(estate->es_tupleTable, false);
-	CloseTable(direct->log);
-	CloseTable(direct->accounts);
+	ExecCloseIndices(direct->log);
+	ExecCloseIndices(direct->accounts);
+	table_close(direct->log->ri_RelationDesc, NoLock);
+	table_close(direct->accounts->ri_RelationDesc, NoLock);
 	FreeExecutorState(estate);
 	CommandCounterIncrement();
 }
@@ -108,13 +109,6 @@ OpenTable(Oid table)
 	InitResultRelInfo(result, table_open(table, NoLock), 0, NULL, 0);
 	ExecOpenIndices(result, false);
 	return result;
-}
-
-static void
-CloseTable(ResultRelInfo *table)
-{
-	ExecCloseIndices(table);
-	table_close(table->ri_RelationDesc, NoLock);
 }
 
 /*
@@ -273,7 +267,7 @@ StoreEventsDirectly(DirectTables *direct, const GigLogRow *rows, int nrows)
 }
 
 /*
- * Writes back accounts that have been locked.
+ * Writes back accounts that have been locked; the slot tells where each row is.
  */
 void
 StoreAccountsDirectly(DirectTables *direct, const GigAccount *accounts,
