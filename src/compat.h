@@ -10,7 +10,6 @@
 #define GIGS_WEBHOOKS_COMPAT_H
 
 #include "access/genam.h"
-#include "access/tableam.h"
 #include "common/jsonapi.h"
 #include "executor/executor.h"
 #include "mb/pg_wchar.h"
@@ -62,28 +61,14 @@ DecodeDateTimeFields(char **field, int *ftype, int nf, int *dtype,
 #endif
 }
 
-/*
- * Inserts entries of a row into the indexes of its table.
- *
- * From PostgreSQL 16 on, a HOT update may need new entries in summarizing indexes
- * such as BRIN.  Others must not get any: they would point to a heap-only tuple.
- * Before, an update needs entries in all indexes or in none.
- */
-#if PG_VERSION_NUM < 160000
-typedef bool TU_UpdateIndexes;
-#define TU_None false
-#define TU_All true
-#endif
-
+/* Inserts entries of a new row into the indexes of its table. */
 static inline void
-InsertIndexEntries(ResultRelInfo *table, EState *estate, TupleTableSlot *row,
-				   bool update, TU_UpdateIndexes indexes)
+InsertIndexEntries(ResultRelInfo *table, EState *estate, TupleTableSlot *row)
 {
 #if PG_VERSION_NUM >= 160000
-	ExecInsertIndexTuples(table, row, estate, update, false, NULL, NIL,
-						  indexes == TU_Summarizing);
+	ExecInsertIndexTuples(table, row, estate, false, false, NULL, NIL, false);
 #else
-	ExecInsertIndexTuples(table, row, estate, update, false, NULL, NIL);
+	ExecInsertIndexTuples(table, row, estate, false, false, NULL, NIL);
 #endif
 }
 
@@ -94,16 +79,6 @@ BeginIndexScan(Relation table, Relation index, Snapshot snapshot, int nkeys)
 	return index_beginscan(table, index, snapshot, NULL, nkeys, 0);
 #else
 	return index_beginscan(table, index, snapshot, nkeys, 0);
-#endif
-}
-
-static inline Oid
-GetPrimaryKey(Relation table)
-{
-#if PG_VERSION_NUM >= 180000
-	return RelationGetPrimaryKeyIndex(table, false);
-#else
-	return RelationGetPrimaryKeyIndex(table);
 #endif
 }
 

@@ -14,7 +14,6 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -32,35 +31,25 @@
 /* Rows that are inserted together, which fills several pages. */
 #define ROWS_PER_INSERT 200
 
-typedef struct DirectTable
-{
-	Relation relation;
-	const RowFormat *format;
-	ResultRelInfo *result;
-	TupleTableSlot *slot;
-} DirectTable;
-
 struct DirectTables
 {
 	const GigSchema *schema;
 	EState *estate;
-	Snapshot snapshot;
-	DirectTable log;
-	DirectTable accounts;
-	Relation account_key;
+	ResultRelInfo *log;
+	ResultRelInfo *accounts;
+	Relation account_key;  /* an index of accounts */
+	TupleTableSlot *slot;  /* for an account */
 	ItemPointerData *tids; /* of accounts that have been found */
 };
 
 bool gig_direct_writes;
 
-static bool TableIsOrdinary(const GigSchema *schema, const DirectTable *table);
-static bool KeyIsAccountId(Relation accounts);
-static void OpenTable(DirectTable *table);
-static void CloseTable(DirectTable *table);
-static void FillSlot(DirectTables *direct, DirectTable *table,
-					 TupleTableSlot *slot, const void *row);
-static void InsertRows(DirectTables *direct, TupleTableSlot **slots,
-					   const GigLogRow *rows, int n);
+static ResultRelInfo *OpenTable(Oid table);
+static Relation FindAccountKey(const ResultRelInfo *accounts);
+static bool TableIsOrdinary(const GigSchema *schema, const ResultRelInfo *table,
+							const RowFormat *format);
+static void FillSlot(DirectTables *direct, TupleTableSlot *slot,
+					 const RowFormat *format, const void *row);
 
 /*
  * Opens the tables, which must be locked.
@@ -76,50 +65,78 @@ BeginDirect(const GigSchema *schema)
 
 	if (!gig_direct_writes || IsolationUsesXactSnapshot() || XactReadOnly)
 		return NULL;
-	direct = palloc0(sizeof(DirectTables));
-	direct->schema = schema;
-	direct->log.format = &log_format;
-	direct->log.relation = table_open(schema->event_log, NoLock);
-	direct->accounts.format = &account_format;
-	direct->accounts.relation = table_open(schema->account_sync, NoLock);
-	if (!TableIsOrdinary(schema, &direct->log) ||
-		!TableIsOrdinary(schema, &direct->accounts) ||
-		!KeyIsAccountId(direct->accounts.relation))
-	{
-		table_close(direct->log.relation, NoLock);
-		table_close(direct->accounts.relation, NoLock);
-		return NULL;
-	}
-	CheckCmdReplicaIdentity(direct->accounts.relation, CMD_UPDATE);
-
 	/* the calling statement's own changes must be visible */
 	CommandCounterIncrement();
+	direct = palloc0(sizeof(DirectTables));
+	direct->schema = schema;
 	direct->estate = CreateExecutorState();
-	OpenTable(&direct->log);
-	OpenTable(&direct->accounts);
-	direct->account_key =
-		index_open(GetPrimaryKey(direct->accounts.relation), RowExclusiveLock);
+	direct->log = OpenTable(schema->event_log);
+	direct->accounts = OpenTable(schema->account_sync);
+	direct->account_key = FindAccountKey(direct->accounts);
+	if (direct->account_key == NULL ||
+		!TableIsOrdinary(schema, direct->log, &log_format) ||
+		!TableIsOrdinary(schema, direct->accounts, &account_format))
+	{
+		EndDirect(direct);
+		return NULL;
+	}
+	direct->slot = table_slot_create(direct->accounts->ri_RelationDesc,
+									 &direct->estate->es_tupleTable);
 	return direct;
 }
 
 void
 EndDirect(DirectTables *direct)
 {
-	PopActiveSnapshot();
-	index_close(direct->account_key, NoLock);
-	CloseTable(&direct->log);
-	CloseTable(&direct->accounts);
-	FreeExecutorState(direct->estate);
+	EState *estate = direct->estate;
+
+	if (estate->es_snapshot != NULL)
+		PopActiveSnapshot();
+	ExecResetTupleTable(estate->es_tupleTable, false);
+	ExecCloseIndices(direct->log);
+	ExecCloseIndices(direct->accounts);
+	table_close(direct->log->ri_RelationDesc, NoLock);
+	table_close(direct->accounts->ri_RelationDesc, NoLock);
+	FreeExecutorState(estate);
 	CommandCounterIncrement();
+}
+
+static ResultRelInfo *
+OpenTable(Oid table)
+{
+	ResultRelInfo *result = makeNode(ResultRelInfo);
+
+	InitResultRelInfo(result, table_open(table, NoLock), 0, NULL, 0);
+	ExecOpenIndices(result, false);
+	return result;
+}
+
+/*
+ * Returns the primary key if it is the first column alone, or NULL.
+ */
+static Relation
+FindAccountKey(const ResultRelInfo *accounts)
+{
+	for (int i = 0; i < accounts->ri_NumIndices; i++)
+	{
+		Relation index = accounts->ri_IndexRelationDescs[i];
+		Form_pg_index form = index->rd_index;
+
+		if (form->indisprimary && form->indisvalid && form->indnkeyatts == 1 &&
+			form->indkey.values[0] == 1)
+			return index;
+	}
+	return NULL;
 }
 
 /*
  * A table is ordinary if statements would do nothing else than this file does.
  */
 static bool
-TableIsOrdinary(const GigSchema *schema, const DirectTable *table)
+TableIsOrdinary(const GigSchema *schema, const ResultRelInfo *table,
+				const RowFormat *format)
 {
-	Relation relation = table->relation;
+	Relation relation = table->ri_RelationDesc;
 	Form_pg_class form = relation->rd_rel;
 	TupleDesc tupdesc = RelationGetDescr(relation);
 
@@ -128,14 +145,15 @@ TableIsOrdinary(const GigSchema *schema, const DirectTable *table)
 		form->relispartition || form->relhassubclass || form->relhasrules ||
 		form->relrowsecurity || relation->trigdesc != NULL ||
 		(tupdesc->constr != NULL && tupdesc->constr->num_check > 0) ||
-		tupdesc->natts != table->format->ncolumns)
+		tupdesc->natts != format->ncolumns)
 		return false;
 	for (int i = 0; i < tupdesc->natts; i++)
 	{
-		const Column *column = &table->format->columns[i];
+		const Column *column = &format->columns[i];
 		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
 
-		if (!ColumnMatches(schema, column, attribute) ||
+		if (attribute->atttypid != ColumnTypeOid(schema, column) ||
+			strcmp(NameStr(attribute->attname), column->name) != 0 ||
 			attribute->attgenerated != '\0' ||
 			attribute->attidentity == ATTRIBUTE_IDENTITY_ALWAYS ||
 			(column->present != 0 && attribute->attnotnull))
@@ -145,56 +163,27 @@ TableIsOrdinary(const GigSchema *schema, const DirectTable *table)
 }
 
 /*
- * Tells whether the primary key is the first column alone.
+ * Finds the rows of accounts, as of now.  Returns how many do not exist, and
+ * these accounts.
  */
-static bool
-KeyIsAccountId(Relation accounts)
-{
-	Bitmapset *key =
-		RelationGetIndexAttrBitmap(accounts, INDEX_ATTR_BITMAP_PRIMARY_KEY);
-
-	return bms_membership(key) == BMS_SINGLETON &&
-		   bms_is_member(1 - FirstLowInvalidHeapAttributeNumber, key);
-}
-
-static void
-OpenTable(DirectTable *table)
-{
-	table->result = makeNode(ResultRelInfo);
-	InitResultRelInfo(table->result, table->relation, 0, NULL, 0);
-	ExecOpenIndices(table->result, false);
-	table->slot = table_slot_create(table->relation, NULL);
-}
-
-static void
-CloseTable(DirectTable *table)
-{
-	ExecDropSingleTupleTableSlot(table->slot);
-	ExecCloseIndices(table->result);
-	table_close(table->relation, NoLock);
-}
-
-/*
- * Finds the rows of accounts, as of now.  Returns false if some do not exist.
- */
-bool
+int
 FindAccountsDirectly(DirectTables *direct, const GigAccount *accounts,
-					 int naccounts)
+					 int naccounts, GigAccount *missing)
 {
-	DirectTable *table = &direct->accounts;
+	EState *estate = direct->estate;
 	IndexScanDesc scan;
-	bool all = true;
+	int nmissing = 0;
 
-	if (direct->snapshot != NULL)
+	if (estate->es_snapshot != NULL)
 		PopActiveSnapshot();
 	PushActiveSnapshot(GetLatestSnapshot());
-	direct->snapshot = GetActiveSnapshot();
-	direct->estate->es_output_cid = GetCurrentCommandId(true);
+	estate->es_snapshot = GetActiveSnapshot();
+	estate->es_output_cid = GetCurrentCommandId(true);
 	if (direct->tids == NULL)
 		direct->tids = palloc_extended(naccounts * sizeof(ItemPointerData),
 									   MCXT_ALLOC_HUGE);
-	scan = BeginIndexScan(table->relation, direct->account_key,
-						  direct->snapshot, 1);
+	scan = BeginIndexScan(direct->accounts->ri_RelationDesc,
+						  direct->account_key, estate->es_snapshot, 1);
 	for (int i = 0; i < naccounts; i++)
 	{
 		ScanKeyData key;
@@ -203,54 +192,37 @@ FindAccountsDirectly(DirectTables *direct, const GigAccount *accounts,
 		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ,
 					UUIDPGetDatum(&accounts[i].account_id));
 		index_rescan(scan, &key, 1, NULL, 0);
-		if (index_getnext_slot(scan, ForwardScanDirection, table->slot))
-			direct->tids[i] = table->slot->tts_tid;
+		if (index_getnext_slot(scan, ForwardScanDirection, direct->slot))
+			direct->tids[i] = direct->slot->tts_tid;
 		else
-		{
-			ItemPointerSetInvalid(&direct->tids[i]);
-			all = false;
-		}
+			missing[nmissing++] = accounts[i];
 	}
-	ExecClearTuple(table->slot);
+	ExecClearTuple(direct->slot);
 	index_endscan(scan);
-	return all;
+	return nmissing;
 }
 
 /*
- * Tells whether FindAccountsDirectly() has found an account.
- */
-bool
-AccountIsFound(const DirectTables *direct, int i)
-{
-	return ItemPointerIsValid(&direct->tids[i]);
-}
-
-/*
- * Locks and reads accounts that have been found.  Returns false if a row has been
- * deleted, or given another key, meanwhile.
+ * Locks and reads accounts that have all been found.  Returns false if a row has
+ * been deleted, or given another key, meanwhile.
  */
 bool
 LockAccountsDirectly(DirectTables *direct, GigAccount *accounts, int naccounts)
 {
-	DirectTable *table = &direct->accounts;
-	TupleTableSlot *slot = table->slot;
+	TupleTableSlot *slot = direct->slot;
 
 	for (int i = 0; i < naccounts; i++)
 	{
 		TM_FailureData failure;
-		TM_Result result =
-			table_tuple_lock(table->relation, &direct->tids[i], direct->snapshot,
+
+		if (table_tuple_lock(direct->accounts->ri_RelationDesc,
+							 &direct->tids[i], direct->estate->es_snapshot,
 							 slot, direct->estate->es_output_cid,
 							 LockTupleNoKeyExclusive, LockWaitBlock,
 							 TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS |
 								 TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
-							 &failure);
-
-		if (result == TM_Deleted)
+							 &failure) != TM_Ok)
 			return false;
-		if (result != TM_Ok)
-			elog(ERROR, "unexpected result of table_tuple_lock: %d",
-				 (int) result);
 		slot_getallattrs(slot);
 		if (CompareUuids(DatumGetUUIDP(slot->tts_values[0]),
 						 &accounts[i].account_id) != 0)
@@ -264,80 +236,67 @@ LockAccountsDirectly(DirectTables *direct, GigAccount *accounts, int naccounts)
 }
 
 /*
- * Appends rows to the log.
+ * Appends rows to the log, a page at a time, as COPY does.
  */
 void
 StoreEventsDirectly(DirectTables *direct, const GigLogRow *rows, int nrows)
 {
+	Relation relation = direct->log->ri_RelationDesc;
+	EState *estate = direct->estate;
 	TupleTableSlot *slots[ROWS_PER_INSERT];
 	int nslots = Min(nrows, ROWS_PER_INSERT);
+	int n;
 
 	for (int i = 0; i < nslots; i++)
-		slots[i] = table_slot_create(direct->log.relation, NULL);
-	for (int i = 0; i < nrows; i += nslots)
-		InsertRows(direct, slots, &rows[i], Min(nslots, nrows - i));
-	for (int i = 0; i < nslots; i++)
-		ExecDropSingleTupleTableSlot(slots[i]);
+		slots[i] = table_slot_create(relation, &estate->es_tupleTable);
+	for (int done = 0; done < nrows; done += n)
+	{
+		MemoryContext old_context;
+
+		CHECK_FOR_INTERRUPTS();
+		n = Min(nslots, nrows - done);
+		for (int i = 0; i < n; i++)
+			FillSlot(direct, slots[i], &log_format, &rows[done + i]);
+		old_context = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
+		table_multi_insert(relation, slots, n, estate->es_output_cid, 0, NULL);
+		MemoryContextSwitchTo(old_context);
+		for (int i = 0; i < n; i++)
+			InsertIndexEntries(direct->log, estate, slots[i]);
+		ResetPerTupleExprContext(estate);
+	}
 }
 
 /*
- * Inserts rows a page at a time, as COPY does.
- */
-static void
-InsertRows(DirectTables *direct, TupleTableSlot **slots, const GigLogRow *rows,
-		   int n)
-{
-	DirectTable *table = &direct->log;
-	EState *estate = direct->estate;
-	MemoryContext old_context;
-
-	CHECK_FOR_INTERRUPTS();
-	for (int i = 0; i < n; i++)
-		FillSlot(direct, table, slots[i], &rows[i]);
-	old_context = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
-	table_multi_insert(table->relation, slots, n, estate->es_output_cid, 0,
-					   NULL);
-	MemoryContextSwitchTo(old_context);
-	for (int i = 0; i < n; i++)
-		InsertIndexEntries(table->result, estate, slots[i], false, TU_All);
-	ResetPerTupleExprContext(estate);
-}
-
-/*
- * Writes back accounts that have been locked.
+ * Writes back accounts that have been locked; the slot tells where each row is.
  */
 void
 StoreAccountsDirectly(DirectTables *direct, const GigAccount *accounts,
 					  int naccounts)
 {
-	DirectTable *table = &direct->accounts;
 	EState *estate = direct->estate;
-	TupleTableSlot *slot = table->slot;
+	TupleTableSlot *row = table_slot_create(direct->accounts->ri_RelationDesc,
+											&estate->es_tupleTable);
 
 	for (int i = 0; i < naccounts; i++)
 	{
-		TU_UpdateIndexes indexes;
-
 		CHECK_FOR_INTERRUPTS();
-		FillSlot(direct, table, slot, &accounts[i]);
-		simple_table_tuple_update(table->relation, &direct->tids[i], slot,
-								  direct->snapshot, &indexes);
-		if (indexes != TU_None)
-			InsertIndexEntries(table->result, estate, slot, true, indexes);
+		FillSlot(direct, row, &account_format, &accounts[i]);
+		direct->slot->tts_tid = direct->tids[i];
+		ExecSimpleRelationUpdate(direct->accounts, estate, NULL, direct->slot,
+								 row);
 		ResetPerTupleExprContext(estate);
 	}
-	ExecClearTuple(slot);
 }
 
 static void
-FillSlot(DirectTables *direct, DirectTable *table, TupleTableSlot *slot,
+FillSlot(DirectTables *direct, TupleTableSlot *slot, const RowFormat *format,
 		 const void *row)
 {
 	MemoryContext old_context =
 		MemoryContextSwitchTo(GetPerTupleMemoryContext(direct->estate));
 
 	ExecClearTuple(slot);
-	GetRowValues(direct->schema, table->format, row, slot->tts_values,
+	GetRowValues(direct->schema, format, row, slot->tts_values,
 				 slot->tts_isnull);
 	ExecStoreVirtualTuple(slot);
 	MemoryContextSwitchTo(old_context);

@@ -19,9 +19,8 @@ typedef struct DirectTables DirectTables;
  * locked before they are stored.
  */
 extern DirectTables *BeginDirect(const GigSchema *schema);
-extern bool FindAccountsDirectly(DirectTables *direct,
-								 const GigAccount *accounts, int naccounts);
-extern bool AccountIsFound(const DirectTables *direct, int i);
+extern int FindAccountsDirectly(DirectTables *direct, const GigAccount *accounts,
+								int naccounts, GigAccount *missing);
 extern bool LockAccountsDirectly(DirectTables *direct, GigAccount *accounts,
 								 int naccounts);
 extern void StoreEventsDirectly(DirectTables *direct, const GigLogRow *rows,

@@ -120,8 +120,8 @@ FormEventRow(FunctionCallInfo fcinfo, const GigEvent *event, bool any_kind)
 	{
 		const GigSchema *schema = GetGigSchema(fcinfo);
 
-		SetAttribute(&row, column++, schema->event_kind_type,
-					 ObjectIdGetDatum(schema->event_kinds[event->kind]));
+		SetAttribute(&row, column++, schema->event_kind.type,
+					 ObjectIdGetDatum(schema->event_kind.labels[event->kind]));
 	}
 	SetAttribute(&row, column++, TEXTOID, CStringGetTextDatum(event->name));
 	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
@@ -287,7 +287,7 @@ ingest_gig_event(PG_FUNCTION_ARGS)
 	IngestOne(fcinfo, false, &result);
 	if (result.outcome == OUTCOME_REJECTED)
 		ThrowGigError(&result.error);
-	PG_RETURN_OID(GetGigSchema(fcinfo)->outcomes[result.outcome]);
+	PG_RETURN_OID(GetGigSchema(fcinfo)->outcome.labels[result.outcome]);
 }
 
 /*
@@ -400,9 +400,9 @@ FillResult(const GigSchema *schema, const GigResult *result, Datum *values,
 	nulls[1] = nulls[2] = nulls[3] = !result->has_event;
 	nulls[4] = nulls[5] = error->sqlerrcode == 0;
 
-	values[0] = ObjectIdGetDatum(schema->outcomes[result->outcome]);
+	values[0] = ObjectIdGetDatum(schema->outcome.labels[result->outcome]);
 	values[1] = Int64GetDatum(result->event_id);
-	values[2] = ObjectIdGetDatum(schema->event_kinds[result->kind]);
+	values[2] = ObjectIdGetDatum(schema->event_kind.labels[result->kind]);
 	values[3] = UUIDPGetDatum((pg_uuid_t *) &result->account_id);
 	if (error->sqlerrcode != 0)
 	{

@@ -166,7 +166,7 @@ FindProblem(const GigSchema *schema, TupleDesc tupdesc,
 	type = getBaseType(attribute->atttypid);
 	if (type != TEXTOID && type != VARCHAROID &&
 		!(column == INBOX_BODY && type == BYTEAOID) &&
-		!(column == INBOX_OUTCOME && type == schema->outcome_type))
+		!(column == INBOX_OUTCOME && type == schema->outcome.type))
 		return psprintf("has type %s", format_type_be(attribute->atttypid));
 	return attribute->attgenerated != '\0' ? "is generated" : NULL;
 }

@@ -177,7 +177,7 @@ ApplyLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
 	};
 	bool is_duplicate =
 		DatumGetObjectId(GetLogColumn(tuple, tupdesc, LOG_OUTCOME)) ==
-		rebuild->store.schema->outcomes[OUTCOME_DUPLICATE];
+		rebuild->store.schema->outcome.labels[OUTCOME_DUPLICATE];
 	GigAccount *account;
 	GigEvent event;
 

@@ -24,44 +24,46 @@ StaticAssertDecl(offsetof(GigAccount, present) == 0, "present is not first");
 StaticAssertDecl(offsetof(GigLogRow, present) == 0, "present is not first");
 
 /* clang-format off */
-#define ACCOUNT(column, type, present) {#column, type, offsetof(GigAccount, column), present}
-#define RECENT(column, type) {"recent_" #column, type, offsetof(GigAccount, recent.column), 0}
-#define LOGGED(column, type, present) {#column, type, offsetof(GigLogRow, column), present}
+#define ACCOUNT(column, type, present) {#column, type, 0, offsetof(GigAccount, column), present}
+#define ACCOUNT_ENUM(column, type, present) {#column, InvalidOid, offsetof(GigSchema, type), offsetof(GigAccount, column), present}
+#define RECENT(column, type) {"recent_" #column, type, 0, offsetof(GigAccount, recent.column), 0}
+#define LOGGED(column, type, present) {#column, type, 0, offsetof(GigLogRow, column), present}
+#define LOGGED_ENUM(column, type) {#column, InvalidOid, offsetof(GigSchema, type), offsetof(GigLogRow, column), 0}
 
 static const Column account_columns[] = {
-	ACCOUNT(account_id, COLUMN_UUID, 0),
-	ACCOUNT(user_id, COLUMN_UUID, 0),
-	ACCOUNT(state, COLUMN_STATE, 0),
-	ACCOUNT(days_synced, COLUMN_INT4, HAS_DAYS_SYNCED),
-	ACCOUNT(available_from, COLUMN_TIMESTAMPTZ, HAS_AVAILABLE_FROM),
-	ACCOUNT(available_to, COLUMN_TIMESTAMPTZ, HAS_AVAILABLE_TO),
-	ACCOUNT(available_count, COLUMN_INT4, HAS_AVAILABLE_COUNT),
-	ACCOUNT(last_event, COLUMN_EVENT_KIND, HAS_LAST_EVENT),
-	ACCOUNT(last_event_at, COLUMN_TIMESTAMPTZ, HAS_LAST_EVENT),
-	ACCOUNT(last_event_id, COLUMN_INT8, HAS_LAST_EVENT_ID),
-	ACCOUNT(added_total, COLUMN_INT8, 0),
-	ACCOUNT(updated_total, COLUMN_INT8, 0),
-	ACCOUNT(removed_total, COLUMN_INT8, 0),
-	ACCOUNT(events, COLUMN_INT8, 0),
-	ACCOUNT(duplicates, COLUMN_INT8, 0),
-	ACCOUNT(first_event_at, COLUMN_TIMESTAMPTZ, HAS_FIRST_EVENT_AT),
-	ACCOUNT(partially_synced_at, COLUMN_TIMESTAMPTZ, HAS_PARTIALLY_SYNCED_AT),
-	ACCOUNT(fully_synced_at, COLUMN_TIMESTAMPTZ, HAS_FULLY_SYNCED_AT),
-	ACCOUNT(refreshed_at, COLUMN_TIMESTAMPTZ, HAS_REFRESHED_AT),
-	RECENT(digests, COLUMN_INT8_ARRAY),
-	RECENT(event_ids, COLUMN_INT8_ARRAY),
-	RECENT(received_at, COLUMN_TIMESTAMPTZ_ARRAY),
+	ACCOUNT(account_id, UUIDOID, 0),
+	ACCOUNT(user_id, UUIDOID, 0),
+	ACCOUNT_ENUM(state, sync_state, 0),
+	ACCOUNT(days_synced, INT4OID, HAS_DAYS_SYNCED),
+	ACCOUNT(available_from, TIMESTAMPTZOID, HAS_AVAILABLE_FROM),
+	ACCOUNT(available_to, TIMESTAMPTZOID, HAS_AVAILABLE_TO),
+	ACCOUNT(available_count, INT4OID, HAS_AVAILABLE_COUNT),
+	ACCOUNT_ENUM(last_event, event_kind, HAS_LAST_EVENT),
+	ACCOUNT(last_event_at, TIMESTAMPTZOID, HAS_LAST_EVENT),
+	ACCOUNT(last_event_id, INT8OID, HAS_LAST_EVENT_ID),
+	ACCOUNT(added_total, INT8OID, 0),
+	ACCOUNT(updated_total, INT8OID, 0),
+	ACCOUNT(removed_total, INT8OID, 0),
+	ACCOUNT(events, INT8OID, 0),
+	ACCOUNT(duplicates, INT8OID, 0),
+	ACCOUNT(first_event_at, TIMESTAMPTZOID, HAS_FIRST_EVENT_AT),
+	ACCOUNT(partially_synced_at, TIMESTAMPTZOID, HAS_PARTIALLY_SYNCED_AT),
+	ACCOUNT(fully_synced_at, TIMESTAMPTZOID, HAS_FULLY_SYNCED_AT),
+	ACCOUNT(refreshed_at, TIMESTAMPTZOID, HAS_REFRESHED_AT),
+	RECENT(digests, INT8ARRAYOID),
+	RECENT(event_ids, INT8ARRAYOID),
+	RECENT(received_at, TIMESTAMPTZARRAYOID),
 };
 
 static const Column log_columns[] = {
-	LOGGED(event_id, COLUMN_INT8, 0),
-	LOGGED(received_at, COLUMN_TIMESTAMPTZ, 0),
-	LOGGED(outcome, COLUMN_OUTCOME, 0),
-	LOGGED(event, COLUMN_EVENT_KIND, 0),
-	LOGGED(account_id, COLUMN_UUID, 0),
-	LOGGED(name, COLUMN_TEXT, 0),
-	LOGGED(body, COLUMN_BYTEA, HAS_BODY),
-	LOGGED(duplicate_of, COLUMN_INT8, HAS_DUPLICATE_OF),
+	LOGGED(event_id, INT8OID, 0),
+	LOGGED(received_at, TIMESTAMPTZOID, 0),
+	LOGGED_ENUM(outcome, outcome),
+	LOGGED_ENUM(event, event_kind),
+	LOGGED(account_id, UUIDOID, 0),
+	LOGGED(name, TEXTOID, 0),
+	LOGGED(body, BYTEAOID, HAS_BODY),
+	LOGGED(duplicate_of, INT8OID, HAS_DUPLICATE_OF),
 };
 /* clang-format on */
 
@@ -78,6 +80,7 @@ static void ReadArray(const Column *column, GigAccount *account, Datum value);
 pg_noreturn static void ThrowInconsistent(void);
 static Datum ColumnDatum(const GigSchema *schema, const Column *column,
 						 const void *row);
+static const GigEnum *ColumnEnum(const GigSchema *schema, const Column *column);
 static Datum MakeInt8Array(Oid element_type, const int64 *elements, int n);
 
 /*
@@ -127,36 +130,22 @@ ReadColumn(const GigSchema *schema, const Column *column, GigAccount *account,
 
 	switch (column->type)
 	{
-		case COLUMN_UUID:
+		case InvalidOid:
+			*(int *) member = FindEnumLabel(ColumnEnum(schema, column),
+											DatumGetObjectId(value));
+			break;
+		case UUIDOID:
 			*(pg_uuid_t *) member = *DatumGetUUIDP(value);
-			return;
-		case COLUMN_STATE:
-			*(GigSyncState *) member =
-				(GigSyncState) FindEnumLabel(schema->sync_states,
-											 GIG_SYNC_STATES,
-											 DatumGetObjectId(value));
-			return;
-		case COLUMN_EVENT_KIND:
-			*(GigEventKind *) member =
-				(GigEventKind) FindEnumLabel(schema->event_kinds,
-											 GIG_EVENT_KINDS,
-											 DatumGetObjectId(value));
-			return;
-		case COLUMN_INT4:
+			break;
+		case INT4OID:
 			*(int32 *) member = DatumGetInt32(value);
-			return;
-		case COLUMN_INT8:
+			break;
+		case INT8OID:
+		case TIMESTAMPTZOID:
 			*(int64 *) member = DatumGetInt64(value);
-			return;
-		case COLUMN_TIMESTAMPTZ:
-			*(TimestampTz *) member = DatumGetTimestampTz(value);
-			return;
-		case COLUMN_INT8_ARRAY:
-		case COLUMN_TIMESTAMPTZ_ARRAY:
-			ReadArray(column, account, value);
-			return;
+			break;
 		default:
-			elog(ERROR, "column \"%s\" is only written", column->name);
+			ReadArray(column, account, value);
 	}
 }
 
@@ -190,18 +179,6 @@ ThrowInconsistent(void)
 }
 
 /*
- * Tells whether an attribute has a column's name and type.
- */
-bool
-ColumnMatches(const GigSchema *schema, const Column *column,
-			  Form_pg_attribute attribute)
-{
-	return !attribute->attisdropped &&
-		   attribute->atttypid == ColumnTypeOid(schema, column->type) &&
-		   strcmp(NameStr(attribute->attname), column->name) == 0;
-}
-
-/*
  * Returns a column's value; a UUID's points into the row.
  */
 static Datum
@@ -211,34 +188,25 @@ ColumnDatum(const GigSchema *schema, const Column *column, const void *row)
 
 	switch (column->type)
 	{
-		case COLUMN_UUID:
+		case InvalidOid:
+			return ObjectIdGetDatum(
+				ColumnEnum(schema, column)->labels[*(const int *) member]);
+		case UUIDOID:
 			return UUIDPGetDatum((pg_uuid_t *) member);
-		case COLUMN_STATE:
-			return ObjectIdGetDatum(
-				schema->sync_states[*(const GigSyncState *) member]);
-		case COLUMN_EVENT_KIND:
-			return ObjectIdGetDatum(
-				schema->event_kinds[*(const GigEventKind *) member]);
-		case COLUMN_OUTCOME:
-			return ObjectIdGetDatum(
-				schema->outcomes[*(const GigOutcome *) member]);
-		case COLUMN_INT4:
+		case INT4OID:
 			return Int32GetDatum(*(const int32 *) member);
-		case COLUMN_INT8:
+		case INT8OID:
+		case TIMESTAMPTZOID:
 			return Int64GetDatum(*(const int64 *) member);
-		case COLUMN_TIMESTAMPTZ:
-			return TimestampTzGetDatum(*(const TimestampTz *) member);
-		case COLUMN_TEXT:
-		case COLUMN_BYTEA:
-			return PointerGetDatum(*(void *const *) member);
-		case COLUMN_INT8_ARRAY:
+		case INT8ARRAYOID:
 			return MakeInt8Array(INT8OID, *(int64 *const *) member,
 								 ((const GigAccount *) row)->recent.n);
-		case COLUMN_TIMESTAMPTZ_ARRAY:
+		case TIMESTAMPTZARRAYOID:
 			return MakeInt8Array(TIMESTAMPTZOID, *(int64 *const *) member,
 								 ((const GigAccount *) row)->recent.n);
+		default: /* text and bytea */
+			return PointerGetDatum(*(void *const *) member);
 	}
-	pg_unreachable();
 }
 
 /*
@@ -264,38 +232,14 @@ MakeInt8Array(Oid element_type, const int64 *elements, int n)
 }
 
 Oid
-RowTableOid(const GigSchema *schema, const RowFormat *format)
+ColumnTypeOid(const GigSchema *schema, const Column *column)
 {
-	return format == &log_format ? schema->event_log : schema->account_sync;
+	return OidIsValid(column->type) ? column->type
+									: ColumnEnum(schema, column)->type;
 }
 
-Oid
-ColumnTypeOid(const GigSchema *schema, ColumnType type)
+static const GigEnum *
+ColumnEnum(const GigSchema *schema, const Column *column)
 {
-	switch (type)
-	{
-		case COLUMN_UUID:
-			return UUIDOID;
-		case COLUMN_STATE:
-			return schema->sync_state_type;
-		case COLUMN_EVENT_KIND:
-			return schema->event_kind_type;
-		case COLUMN_OUTCOME:
-			return schema->outcome_type;
-		case COLUMN_INT4:
-			return INT4OID;
-		case COLUMN_INT8:
-			return INT8OID;
-		case COLUMN_TIMESTAMPTZ:
-			return TIMESTAMPTZOID;
-		case COLUMN_TEXT:
-			return TEXTOID;
-		case COLUMN_BYTEA:
-			return BYTEAOID;
-		case COLUMN_INT8_ARRAY:
-			return INT8ARRAYOID;
-		case COLUMN_TIMESTAMPTZ_ARRAY:
-			return TIMESTAMPTZARRAYOID;
-	}
-	pg_unreachable();
+	return (const GigEnum *) ((const char *) schema + column->enum_offset);
 }

@@ -33,27 +33,13 @@ typedef struct GigLogRow
 	int64 duplicate_of;
 } GigLogRow;
 
-/* The SQL type of a column, and the C type of the member that holds it. */
-typedef enum ColumnType
-{
-	COLUMN_UUID,			 /* pg_uuid_t */
-	COLUMN_STATE,			 /* GigSyncState */
-	COLUMN_EVENT_KIND,		 /* GigEventKind */
-	COLUMN_OUTCOME,			 /* GigOutcome */
-	COLUMN_INT4,			 /* int32 */
-	COLUMN_INT8,			 /* int64 */
-	COLUMN_TIMESTAMPTZ,		 /* TimestampTz */
-	COLUMN_TEXT,			 /* text * */
-	COLUMN_BYTEA,			 /* bytea * */
-	COLUMN_INT8_ARRAY,		 /* int64 *, of RecentDeliveries */
-	COLUMN_TIMESTAMPTZ_ARRAY /* TimestampTz *, of RecentDeliveries */
-} ColumnType;
-
+/* A column, and the member of the row's struct that holds its value. */
 typedef struct Column
 {
 	const char *name;
-	ColumnType type;
-	size_t offset;	/* of the member in the row's struct */
+	Oid type;			/* InvalidOid: an enum */
+	size_t enum_offset; /* of the enum in GigSchema */
+	size_t offset;		/* of the member in the row's struct */
 	uint32 present; /* the bit in the struct's "present", or 0: never null */
 } Column;
 
@@ -70,13 +56,10 @@ typedef struct RowFormat
 extern const RowFormat account_format;
 extern const RowFormat log_format;
 
-extern Oid RowTableOid(const GigSchema *schema, const RowFormat *format);
-extern Oid ColumnTypeOid(const GigSchema *schema, ColumnType type);
+extern Oid ColumnTypeOid(const GigSchema *schema, const Column *column);
 extern void GetRowValues(const GigSchema *schema, const RowFormat *format,
 						 const void *row, Datum *values, bool *nulls);
 extern void SetAccountValues(const GigSchema *schema, GigAccount *account,
 							 const Datum *values, const bool *nulls);
-extern bool ColumnMatches(const GigSchema *schema, const Column *column,
-						  Form_pg_attribute attribute);
 
 #endif /* GIGS_WEBHOOKS_ROW_H */

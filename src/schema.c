@@ -15,6 +15,7 @@
 #include "catalog/pg_enum.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -29,8 +30,8 @@ static uint64 invalidations = 0;
 
 static void LoadSchema(Oid namespace_id);
 static Oid LookupTable(const char *name, Oid namespace_id, Oid *owner);
-static Oid LookupEnum(const char *name, Oid namespace_id,
-					  const char *const *names, Oid *labels, int nlabels);
+static void LookupEnum(const char *name, Oid namespace_id,
+					   const char *const *names, int nlabels, GigEnum *result);
 static void InvalidateSchema(Datum arg, int cacheid, uint32 hashvalue);
 
 /*
@@ -78,6 +79,24 @@ RefreshGigSchema(const GigSchema *schema)
 		LoadSchema(schema->namespace_id);
 }
 
+/*
+ * Locks the table of a member of the schema until the end of the transaction.
+ *
+ * The table may be replaced, renamed or given away while its lock is waited for.
+ */
+void
+LockGigTable(const GigSchema *schema, const Oid *table, LOCKMODE mode)
+{
+	Oid locked;
+
+	do
+	{
+		locked = *table;
+		LockRelationOid(locked, mode);
+		RefreshGigSchema(schema);
+	} while (locked != *table);
+}
+
 static void
 LoadSchema(Oid namespace_id)
 {
@@ -100,15 +119,12 @@ LoadSchema(Oid namespace_id)
 	schema.subscription = LookupTable("gig_subscription", namespace_id, &owner);
 	schema.account_sync =
 		LookupTable("gig_account_sync", namespace_id, &schema.owner);
-	schema.event_kind_type =
-		LookupEnum("gig_event_kind", namespace_id, gig_event_names,
-				   schema.event_kinds, GIG_EVENT_KINDS);
-	schema.sync_state_type =
-		LookupEnum("gig_sync_state", namespace_id, gig_sync_state_names,
-				   schema.sync_states, GIG_SYNC_STATES);
-	schema.outcome_type =
-		LookupEnum("gig_ingest_outcome", namespace_id, gig_outcome_names,
-				   schema.outcomes, GIG_OUTCOMES);
+	LookupEnum("gig_event_kind", namespace_id, gig_event_names, GIG_EVENT_KINDS,
+			   &schema.event_kind);
+	LookupEnum("gig_sync_state", namespace_id, gig_sync_state_names,
+			   GIG_SYNC_STATES, &schema.sync_state);
+	LookupEnum("gig_ingest_outcome", namespace_id, gig_outcome_names,
+			   GIG_OUTCOMES, &schema.outcome);
 
 	/* prepared statements stay valid unless something has changed */
 	schema.generation = cached_schema.generation;
@@ -138,37 +154,36 @@ LookupTable(const char *name, Oid namespace_id, Oid *owner)
 	return table;
 }
 
-static Oid
+static void
 LookupEnum(const char *name, Oid namespace_id, const char *const *names,
-		   Oid *labels, int nlabels)
+		   int nlabels, GigEnum *result)
 {
-	Oid type =
+	result->type =
 		GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(name),
 						ObjectIdGetDatum(namespace_id));
-
+	result->nlabels = nlabels;
 	for (int i = 0; i < nlabels; i++)
 	{
-		labels[i] =
-			GetSysCacheOid2(ENUMTYPOIDNAME, Anum_pg_enum_oid,
-							ObjectIdGetDatum(type), CStringGetDatum(names[i]));
-		if (!OidIsValid(labels[i]))
+		result->labels[i] = GetSysCacheOid2(ENUMTYPOIDNAME, Anum_pg_enum_oid,
+											ObjectIdGetDatum(result->type),
+											CStringGetDatum(names[i]));
+		if (!OidIsValid(result->labels[i]))
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
 					 errmsg("type \"%s\" of extension \"%s\" has no label \"%s\"",
 							name, "gigs_webhooks", names[i])));
 	}
-	return type;
 }
 
 /*
  * Returns the index of a label among an enum's.
  */
 int
-FindEnumLabel(const Oid *labels, int nlabels, Oid label)
+FindEnumLabel(const GigEnum *labels, Oid label)
 {
-	for (int i = 0; i < nlabels; i++)
+	for (int i = 0; i < labels->nlabels; i++)
 	{
-		if (labels[i] == label)
+		if (labels->labels[i] == label)
 			return i;
 	}
 	elog(ERROR, "unexpected enum label %u", label);

@@ -9,11 +9,20 @@
 #define GIGS_WEBHOOKS_SCHEMA_H
 
 #include "fmgr.h"
+#include "storage/lockdefs.h"
 
 #include "account.h"
 
 /* A name that is all quotation marks doubles, and gets two more. */
 #define MAX_QUOTED_NAME (2 * NAMEDATALEN + 1)
+
+/* An enum, and the OIDs of its labels. */
+typedef struct GigEnum
+{
+	Oid type;
+	int nlabels;
+	Oid labels[GIG_OUTCOMES]; /* the most that one has */
+} GigEnum;
 
 typedef struct GigSchema
 {
@@ -25,14 +34,9 @@ typedef struct GigSchema
 	Oid account_sync;
 	Oid subscription;
 
-	/* enums, and the OIDs of their labels */
-	Oid event_kind_type;
-	Oid sync_state_type;
-	Oid outcome_type;
-	Oid event_kinds[GIG_EVENT_KINDS];
-	Oid sync_states[GIG_SYNC_STATES];
-	Oid outcomes[GIG_OUTCOMES];
-
+	GigEnum event_kind;
+	GigEnum sync_state;
+	GigEnum outcome;
 	char name[MAX_QUOTED_NAME]; /* quoted where needed */
 } GigSchema;
 
@@ -47,7 +51,9 @@ typedef struct Caller
 extern void InitSchema(void);
 extern const GigSchema *GetGigSchema(FunctionCallInfo fcinfo);
 extern void RefreshGigSchema(const GigSchema *schema);
-extern int FindEnumLabel(const Oid *labels, int nlabels, Oid label);
+extern void LockGigTable(const GigSchema *schema, const Oid *table,
+						 LOCKMODE mode);
+extern int FindEnumLabel(const GigEnum *labels, Oid label);
 extern void SwitchToOwner(const GigSchema *schema, Caller *caller);
 extern void SwitchToCaller(const Caller *caller);
 

@@ -5,7 +5,7 @@
  *
  * Statements work unchanged where the tables are partitioned, have triggers, or
  * are distributed by Citus: see doc/scaling.md.  A single event uses statements
- * on one row; a batch passes its rows as an array of the table's row type.
+ * on one row; a batch passes its rows as an array of records.
  *
  * "@extschema@" stands for the extension's schema, as in the install script.
  *
@@ -20,27 +20,22 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
 #include "utils/timestamp.h"
-#include "utils/typcache.h"
 #include "utils/uuid.h"
 
 #include "store.h"
 
-/* The parameters are a row's columns, or an array of rows, or of these types. */
+/* The parameters are a row's columns, or of the types. */
 typedef struct Statement
 {
 	const char *text;
 	const RowFormat *row;
-	const RowFormat *rows;
-	Oid types[5];
-	int result; /* that SPI returns */
+	Oid types[6]; /* with an invalid one at the end */
 	SPIPlanPtr plan;
 	uint64 generation; /* of the schema that it was prepared for */
 } Statement;
@@ -56,7 +51,6 @@ static Statement lock_account = {
 			" WHERE account_id = $1"
 			" FOR NO KEY UPDATE",
 	.types = {UUIDOID},
-	.result = SPI_OK_SELECT,
 };
 
 /* Creates accounts, and locks those that exist. */
@@ -66,7 +60,6 @@ static Statement create_accounts = {
 		" SELECT account_id, user_id FROM unnest($1, $2) AS n (account_id, user_id)"
 		" ON CONFLICT (account_id) DO UPDATE SET state = excluded.state WHERE false",
 	.types = {UUIDARRAYOID, UUIDARRAYOID},
-	.result = SPI_OK_INSERT,
 };
 
 /* Creates accounts, and locks none: direct.c does. */
@@ -76,7 +69,6 @@ static Statement insert_accounts = {
 		" SELECT account_id, user_id FROM unnest($1, $2) AS n (account_id, user_id)"
 		" ON CONFLICT (account_id) DO NOTHING",
 	.types = {UUIDARRAYOID, UUIDARRAYOID},
-	.result = SPI_OK_INSERT,
 };
 
 static Statement read_accounts = {
@@ -87,9 +79,9 @@ static Statement read_accounts = {
 			" first_event_at, partially_synced_at, fully_synced_at, refreshed_at,"
 			" recent_digests, recent_event_ids, recent_received_at"
 			" FROM @extschema@.gig_account_sync"
-			" WHERE account_id = ANY ($1)",
+			" WHERE account_id = ANY ($1)"
+			" ORDER BY account_id",
 	.types = {UUIDARRAYOID},
-	.result = SPI_OK_SELECT,
 };
 
 static Statement insert_event = {
@@ -98,17 +90,16 @@ static Statement insert_event = {
 		" (event_id, received_at, outcome, event, account_id, name, body, duplicate_of)"
 		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
 	.row = &log_format,
-	.result = SPI_OK_INSERT,
 };
 
 static Statement insert_events = {
 	.text =
 		"INSERT INTO @extschema@.gig_event_log"
 		" (event_id, received_at, outcome, event, account_id, name, body, duplicate_of)"
-		" SELECT event_id, received_at, outcome, event, account_id, name, body, duplicate_of"
-		" FROM unnest($1)",
-	.rows = &log_format,
-	.result = SPI_OK_INSERT,
+		" SELECT * FROM unnest($1) AS n (event_id bigint, received_at timestamptz,"
+		" outcome @extschema@.gig_ingest_outcome, event @extschema@.gig_event_kind,"
+		" account_id uuid, name text, body bytea, duplicate_of bigint)",
+	.types = {RECORDARRAYOID},
 };
 
 static Statement update_account = {
@@ -124,7 +115,6 @@ static Statement update_account = {
 		" recent_digests = $20, recent_event_ids = $21, recent_received_at = $22"
 		" WHERE account_id = $1",
 	.row = &account_format,
-	.result = SPI_OK_UPDATE,
 };
 
 /* The rows exist and are locked. */
@@ -137,13 +127,17 @@ static Statement write_accounts = {
 		" added_total, updated_total, removed_total, events, duplicates,"
 		" first_event_at, partially_synced_at, fully_synced_at, refreshed_at,"
 		" recent_digests, recent_event_ids, recent_received_at)"
-		" SELECT account_id, user_id, state, days_synced,"
-		" available_from, available_to, available_count,"
-		" last_event, last_event_at, last_event_id,"
-		" added_total, updated_total, removed_total, events, duplicates,"
-		" first_event_at, partially_synced_at, fully_synced_at, refreshed_at,"
-		" recent_digests, recent_event_ids, recent_received_at"
-		" FROM unnest($1)"
+		" SELECT * FROM unnest($1) AS n (account_id uuid, user_id uuid,"
+		" state @extschema@.gig_sync_state, days_synced integer,"
+		" available_from timestamptz, available_to timestamptz,"
+		" available_count integer, last_event @extschema@.gig_event_kind,"
+		" last_event_at timestamptz, last_event_id bigint,"
+		" added_total bigint, updated_total bigint, removed_total bigint,"
+		" events bigint, duplicates bigint,"
+		" first_event_at timestamptz, partially_synced_at timestamptz,"
+		" fully_synced_at timestamptz, refreshed_at timestamptz,"
+		" recent_digests bigint[], recent_event_ids bigint[],"
+		" recent_received_at timestamptz[])"
 		" ON CONFLICT (account_id) DO UPDATE SET"
 		" user_id = excluded.user_id, state = excluded.state,"
 		" days_synced = excluded.days_synced,"
@@ -163,8 +157,7 @@ static Statement write_accounts = {
 		" recent_digests = excluded.recent_digests,"
 		" recent_event_ids = excluded.recent_event_ids,"
 		" recent_received_at = excluded.recent_received_at",
-	.rows = &account_format,
-	.result = SPI_OK_INSERT,
+	.types = {RECORDARRAYOID},
 };
 
 static Statement insert_quarantined = {
@@ -172,11 +165,9 @@ static Statement insert_quarantined = {
 			" (received_at, name, sqlstate, message, body)"
 			" VALUES ($1, $2, $3, $4, $5)",
 	.types = {TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID},
-	.result = SPI_OK_INSERT,
 };
 
-static bool FindOrCreateDirectly(GigStore *store, const GigAccount *accounts,
-								 int naccounts);
+static bool LockDirectly(GigStore *store, GigAccount *accounts, int naccounts);
 static bool LockBySql(const GigSchema *schema, GigAccount *accounts,
 					  int naccounts);
 static bool ReadAccounts(const GigSchema *schema, Statement *statement,
@@ -185,25 +176,16 @@ static void CreateAccounts(const GigSchema *schema, Statement *statement,
 						   const GigAccount *accounts, int naccounts);
 static Datum MakeUuidArray(const GigAccount *accounts, int naccounts,
 						   size_t offset);
-static GigAccount *FindAccount(GigAccount *accounts, int naccounts,
-							   const pg_uuid_t *account_id);
-static int CompareAccounts(const void *a, const void *b);
 static uint64 ExecuteForRow(const GigSchema *schema, Statement *statement,
 							const void *row);
 static uint64 ExecuteForRows(const GigSchema *schema, Statement *statement,
-							 const void *rows, int nrows);
+							 const RowFormat *format, const void *rows,
+							 int nrows);
 static uint64 Execute(const GigSchema *schema, Statement *statement,
 					  Datum *values, const char *nulls);
 static void PrepareStatement(const GigSchema *schema, Statement *statement);
-static int GetParameterTypes(const GigSchema *schema,
-							 const Statement *statement, Oid *types);
 static bool PlansAreGeneric(void);
 static void MakeGenericPlan(SPIPlanPtr plan);
-static HeapTuple FormRow(const GigSchema *schema, const RowFormat *format,
-						 const void *row, TupleDesc tupdesc,
-						 const int *attributes);
-static void FindAttributes(const GigSchema *schema, const RowFormat *format,
-						   TupleDesc tupdesc, int *attributes);
 
 /*
  * Locks the log and the accounts' table until the end of the transaction.
@@ -214,19 +196,8 @@ static void FindAttributes(const GigSchema *schema, const RowFormat *format,
 void
 LockTables(const GigSchema *schema)
 {
-	Oid event_log;
-	Oid account_sync;
-
-	/* a table may be replaced by another while its lock is waited for */
-	do
-	{
-		event_log = schema->event_log;
-		account_sync = schema->account_sync;
-		LockRelationOid(event_log, RowExclusiveLock);
-		LockRelationOid(account_sync, RowExclusiveLock);
-		RefreshGigSchema(schema);
-	} while (event_log != schema->event_log ||
-			 account_sync != schema->account_sync);
+	LockGigTable(schema, &schema->event_log, RowExclusiveLock);
+	LockGigTable(schema, &schema->account_sync, RowExclusiveLock);
 }
 
 /*
@@ -271,10 +242,11 @@ NextEventId(GigStore *store)
 void
 LockAccounts(GigStore *store, GigAccount *accounts, int naccounts)
 {
-	if (store->direct != NULL
-			? !FindOrCreateDirectly(store, accounts, naccounts) ||
-				  !LockAccountsDirectly(store->direct, accounts, naccounts)
-			: !LockBySql(store->schema, accounts, naccounts))
+	bool locked = store->direct != NULL
+					  ? LockDirectly(store, accounts, naccounts)
+					  : LockBySql(store->schema, accounts, naccounts);
+
+	if (!locked)
 		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 						errmsg("could not lock rows of table \"%s\"",
 							   "gig_account_sync"),
@@ -282,23 +254,22 @@ LockAccounts(GigStore *store, GigAccount *accounts, int naccounts)
 }
 
 static bool
-FindOrCreateDirectly(GigStore *store, const GigAccount *accounts, int naccounts)
+LockDirectly(GigStore *store, GigAccount *accounts, int naccounts)
 {
-	DirectTables *direct = store->direct;
-	GigAccount *missing;
-	int nmissing = 0;
+	GigAccount *missing =
+		palloc_extended(naccounts * sizeof(GigAccount), MCXT_ALLOC_HUGE);
+	int nmissing =
+		FindAccountsDirectly(store->direct, accounts, naccounts, missing);
 
-	if (FindAccountsDirectly(direct, accounts, naccounts))
-		return true;
-	missing = palloc_extended(naccounts * sizeof(GigAccount), MCXT_ALLOC_HUGE);
-	for (int i = 0; i < naccounts; i++)
+	if (nmissing > 0)
 	{
-		if (!AccountIsFound(direct, i))
-			missing[nmissing++] = accounts[i];
+		CreateAccounts(store->schema, &insert_accounts, missing, nmissing);
+		nmissing =
+			FindAccountsDirectly(store->direct, accounts, naccounts, missing);
 	}
-	CreateAccounts(store->schema, &insert_accounts, missing, nmissing);
 	pfree(missing);
-	return FindAccountsDirectly(direct, accounts, naccounts);
+	return nmissing == 0 &&
+		   LockAccountsDirectly(store->direct, accounts, naccounts);
 }
 
 /*
@@ -316,7 +287,7 @@ LockBySql(const GigSchema *schema, GigAccount *accounts, int naccounts)
 		CreateAccounts(schema, &create_accounts, accounts, 1);
 		return ReadAccounts(schema, &lock_account, account_id, accounts, 1);
 	}
-	/* lock none before all are created, as FindOrCreateDirectly() */
+	/* lock none before all are created, as LockDirectly() */
 	CreateAccounts(schema, &insert_accounts, accounts, naccounts);
 	CreateAccounts(schema, &create_accounts, accounts, naccounts);
 	return ReadAccounts(schema, &read_accounts,
@@ -325,30 +296,37 @@ LockBySql(const GigSchema *schema, GigAccount *accounts, int naccounts)
 						accounts, naccounts);
 }
 
+/*
+ * Reads accounts by a statement that returns them in the order of account_id.
+ * Returns false if some do not exist.
+ */
 static bool
 ReadAccounts(const GigSchema *schema, Statement *statement, Datum key,
 			 GigAccount *accounts, int naccounts)
 {
-	uint64 nrows = Execute(schema, statement, &key, NULL);
-	TupleDesc tupdesc = SPI_tuptable->tupdesc;
-	int attributes[MAX_COLUMNS];
+	TupleDesc tupdesc;
 
-	/* they are in order, but may have another type */
-	FindAttributes(schema, &account_format, tupdesc, attributes);
-	for (uint64 i = 0; i < nrows; i++)
+	if (Execute(schema, statement, &key, NULL) != (uint64) naccounts)
+		return false;
+	tupdesc = SPI_tuptable->tupdesc;
+	for (int i = 0; i < account_format.ncolumns; i++)
+	{
+		if (SPI_gettypeid(tupdesc, i + 1) !=
+			ColumnTypeOid(schema, &account_format.columns[i]))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column \"%s\" of table \"%s\" has an unexpected type",
+							account_format.columns[i].name, "gig_account_sync")));
+	}
+	for (int i = 0; i < naccounts; i++)
 	{
 		Datum values[MAX_COLUMNS];
 		bool nulls[MAX_COLUMNS];
-		GigAccount read;
-		GigAccount *account;
 
 		heap_deform_tuple(SPI_tuptable->vals[i], tupdesc, values, nulls);
-		SetAccountValues(schema, &read, values, nulls);
-		account = FindAccount(accounts, naccounts, &read.account_id);
-		if (account != NULL)
-			*account = read;
+		SetAccountValues(schema, &accounts[i], values, nulls);
 	}
-	return nrows == (uint64) naccounts;
+	return true;
 }
 
 static void
@@ -380,22 +358,6 @@ MakeUuidArray(const GigAccount *accounts, int naccounts, size_t offset)
 	return PointerGetDatum(array);
 }
 
-static GigAccount *
-FindAccount(GigAccount *accounts, int naccounts, const pg_uuid_t *account_id)
-{
-	GigAccount key = {.account_id = *account_id};
-
-	return bsearch(&key, accounts, naccounts, sizeof(GigAccount),
-				   CompareAccounts);
-}
-
-static int
-CompareAccounts(const void *a, const void *b)
-{
-	return CompareUuids(&((const GigAccount *) a)->account_id,
-						&((const GigAccount *) b)->account_id);
-}
-
 /*
  * Appends rows to the log.
  */
@@ -409,9 +371,9 @@ StoreEvents(GigStore *store, const GigLogRow *rows, int nrows)
 		StoreEventsDirectly(store->direct, rows, nrows);
 		return;
 	}
-	stored = nrows == 1
-				 ? ExecuteForRow(store->schema, &insert_event, rows)
-				 : ExecuteForRows(store->schema, &insert_events, rows, nrows);
+	stored = nrows == 1 ? ExecuteForRow(store->schema, &insert_event, rows)
+						: ExecuteForRows(store->schema, &insert_events,
+										 &log_format, rows, nrows);
 	if (stored != (uint64) nrows)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
@@ -429,7 +391,8 @@ StoreAccounts(GigStore *store, const GigAccount *accounts, int naccounts)
 	if (store->direct != NULL)
 		StoreAccountsDirectly(store->direct, accounts, naccounts);
 	else if (naccounts > 1)
-		ExecuteForRows(store->schema, &write_accounts, accounts, naccounts);
+		ExecuteForRows(store->schema, &write_accounts, &account_format,
+					   accounts, naccounts);
 	else if (ExecuteForRow(store->schema, &update_account, accounts) != 1)
 		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 						errmsg("could not update row of table \"%s\"",
@@ -471,85 +434,42 @@ ExecuteForRow(const GigSchema *schema, Statement *statement, const void *row)
 }
 
 /*
- * Executes a statement whose parameter is an array of a table's row type.
+ * Executes a statement whose parameter is an array of rows.
  */
 static uint64
-ExecuteForRows(const GigSchema *schema, Statement *statement, const void *rows,
-			   int nrows)
+ExecuteForRows(const GigSchema *schema, Statement *statement,
+			   const RowFormat *format, const void *rows, int nrows)
 {
-	const RowFormat *format = statement->rows;
-	Oid row_type = get_rel_type_id(RowTableOid(schema, format));
-	TupleDesc tupdesc = lookup_rowtype_tupdesc(row_type, -1);
-	int attributes[MAX_COLUMNS];
+	TupleDesc tupdesc = CreateTemplateTupleDesc(format->ncolumns);
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext scratch = AllocSetContextCreate(context, "gigs_webhooks rows",
 												  ALLOCSET_DEFAULT_SIZES);
 	Datum *tuples;
 	Datum array;
 
-	FindAttributes(schema, format, tupdesc, attributes);
+	for (int i = 0; i < format->ncolumns; i++)
+		TupleDescInitEntry(tupdesc, (AttrNumber) (i + 1),
+						   format->columns[i].name,
+						   ColumnTypeOid(schema, &format->columns[i]), -1, 0);
+	BlessTupleDesc(tupdesc);
+
 	MemoryContextSwitchTo(scratch);
 	tuples = palloc_extended(nrows * sizeof(Datum), MCXT_ALLOC_HUGE);
 	for (int i = 0; i < nrows; i++)
 	{
-		const char *row = (const char *) rows + i * format->size;
+		Datum values[MAX_COLUMNS];
+		bool nulls[MAX_COLUMNS];
 
 		CHECK_FOR_INTERRUPTS();
-		tuples[i] =
-			HeapTupleGetDatum(FormRow(schema, format, row, tupdesc, attributes));
+		GetRowValues(schema, format, (const char *) rows + i * format->size,
+					 values, nulls);
+		tuples[i] = HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls));
 	}
 	MemoryContextSwitchTo(context);
 	array = PointerGetDatum(
-		construct_array(tuples, nrows, row_type, -1, false, TYPALIGN_DOUBLE));
+		construct_array(tuples, nrows, RECORDOID, -1, false, TYPALIGN_DOUBLE));
 	MemoryContextDelete(scratch);
-	ReleaseTupleDesc(tupdesc);
 	return Execute(schema, statement, &array, NULL);
-}
-
-/*
- * Forms a tuple; the attributes of the row's columns are given.
- */
-static HeapTuple
-FormRow(const GigSchema *schema, const RowFormat *format, const void *row,
-		TupleDesc tupdesc, const int *attributes)
-{
-	Datum column_values[MAX_COLUMNS];
-	bool column_nulls[MAX_COLUMNS];
-	Datum values[MaxHeapAttributeNumber];
-	bool nulls[MaxHeapAttributeNumber];
-
-	GetRowValues(schema, format, row, column_values, column_nulls);
-	memset(nulls, true, tupdesc->natts * sizeof(bool));
-	for (int i = 0; i < format->ncolumns; i++)
-	{
-		values[attributes[i]] = column_values[i];
-		nulls[attributes[i]] = column_nulls[i];
-	}
-	return heap_form_tuple(tupdesc, values, nulls);
-}
-
-/*
- * Finds the columns of a table, which may have others as well.
- */
-static void
-FindAttributes(const GigSchema *schema, const RowFormat *format,
-			   TupleDesc tupdesc, int *attributes)
-{
-	for (int i = 0; i < format->ncolumns; i++)
-	{
-		const Column *column = &format->columns[i];
-		int j = 0;
-
-		while (j < tupdesc->natts &&
-			   !ColumnMatches(schema, column, TupleDescAttr(tupdesc, j)))
-			j++;
-		if (j == tupdesc->natts)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("column \"%s\" of a table of extension \"%s\" is missing or has an unexpected type",
-							column->name, "gigs_webhooks")));
-		attributes[i] = j;
-	}
 }
 
 /*
@@ -569,12 +489,9 @@ Execute(const GigSchema *schema, Statement *statement, Datum *values,
 		MakeGenericPlan(statement->plan);
 
 	result = SPI_execute_plan(statement->plan, values, nulls, false, 0);
-	if (result != statement->result)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("unexpected result of statement on tables of extension \"%s\": %s",
-						"gigs_webhooks", SPI_result_code_string(result)),
-				 errhint("A rule may have replaced the statement.")));
+	if (result < 0)
+		elog(ERROR, "SPI_execute_plan failed: %s",
+			 SPI_result_code_string(result));
 	return SPI_processed;
 }
 
@@ -582,16 +499,26 @@ static void
 PrepareStatement(const GigSchema *schema, Statement *statement)
 {
 	Oid types[MAX_COLUMNS];
-	int nparameters;
+	int ntypes = 0;
 	SPIPlanPtr plan;
 
 	if (statement->plan != NULL)
 		SPI_freeplan(statement->plan);
 	statement->plan = NULL;
 
-	nparameters = GetParameterTypes(schema, statement, types);
-	plan = SPI_prepare_cursor(QualifyStatement(schema, statement->text),
-							  nparameters, types,
+	if (statement->row != NULL)
+	{
+		for (; ntypes < statement->row->ncolumns; ntypes++)
+			types[ntypes] =
+				ColumnTypeOid(schema, &statement->row->columns[ntypes]);
+	}
+	else
+	{
+		for (; OidIsValid(statement->types[ntypes]); ntypes++)
+			types[ntypes] = statement->types[ntypes];
+	}
+	plan = SPI_prepare_cursor(QualifyStatement(schema, statement->text), ntypes,
+							  types,
 							  PlansAreGeneric() ? CURSOR_OPT_GENERIC_PLAN : 0);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare_cursor failed: %s",
@@ -601,30 +528,6 @@ PrepareStatement(const GigSchema *schema, Statement *statement)
 	statement->generation = schema->generation;
 	if (PlansAreGeneric())
 		MakeGenericPlan(plan);
-}
-
-static int
-GetParameterTypes(const GigSchema *schema, const Statement *statement,
-				  Oid *types)
-{
-	int n = 0;
-
-	if (statement->row != NULL)
-	{
-		for (; n < statement->row->ncolumns; n++)
-			types[n] = ColumnTypeOid(schema, statement->row->columns[n].type);
-		return n;
-	}
-	if (statement->rows != NULL)
-	{
-		Oid table = RowTableOid(schema, statement->rows);
-
-		types[0] = get_array_type(get_rel_type_id(table));
-		return 1;
-	}
-	for (; n < (int) lengthof(statement->types) && statement->types[n]; n++)
-		types[n] = statement->types[n];
-	return n;
 }
 
 /*

@@ -47,6 +47,19 @@ ALTER TABLE gigs.gig_event_log ALTER event_id SET GENERATED ALWAYS;
 SELECT pg_temp.try('on', 3) AS direct, pg_temp.try('off', 4) AS statements;
 ROLLBACK;
 
+-- Columns of other types: events are stored where PostgreSQL converts to them, and
+-- an account must be read as it was
+BEGIN;
+ALTER TABLE gigs.gig_event_log RENAME TO former_log;
+CREATE TABLE gigs.gig_event_log (LIKE gigs.former_log INCLUDING ALL);
+ALTER TABLE gigs.gig_event_log ALTER name TYPE varchar, ALTER duplicate_of TYPE numeric;
+SELECT pg_temp.try('on', 3) AS direct, pg_temp.try('off', 4) AS statements, pg_temp.try('on', 4) AS again;
+ALTER TABLE gigs.gig_account_sync RENAME TO former_accounts;
+CREATE TABLE gigs.gig_account_sync (LIKE gigs.former_accounts INCLUDING ALL);
+ALTER TABLE gigs.gig_account_sync ALTER days_synced TYPE bigint;
+SELECT pg_temp.try('on', 5) AS direct, pg_temp.try('off', 6) AS statements;
+ROLLBACK;
+
 -- Null where none can be: of one array that tells redeliveries, of all, and of
 -- another column
 BEGIN;
