@@ -354,9 +354,8 @@ try_ingest_gig_event(PG_FUNCTION_ARGS)
 static void
 IngestSigned(FunctionCallInfo fcinfo, GigResult *result)
 {
-	GigInput input;
+	GigInput input = {.received_at = DT_NOBEGIN};
 
-	InitGigInput(&input);
 	if (!PG_ARGISNULL(1))
 		SetGigSignature(&input, PG_GETARG_DATUM(1));
 	IngestOne(fcinfo, &input, result);
@@ -373,10 +372,9 @@ PG_FUNCTION_INFO_V1(ingest_authentic_gig_event);
 Datum
 ingest_authentic_gig_event(PG_FUNCTION_ARGS)
 {
-	GigInput input;
+	GigInput input = {.received_at = DT_NOBEGIN};
 	GigResult result;
 
-	InitGigInput(&input);
 	input.is_authentic = true;
 	if (!PG_ARGISNULL(1))
 		input.received_at = CheckReceivedAt(PG_GETARG_DATUM(1));
@@ -490,7 +488,7 @@ ReadInputs(FunctionCallInfo fcinfo, GigInput **inputs)
 	{
 		GigInput *input = &(*inputs)[i];
 
-		InitGigInput(input);
+		*input = (GigInput){.received_at = DT_NOBEGIN};
 		if (!bodies.nulls[i])
 			input->body = (bytea *) DatumGetPointer(bodies.values[i]);
 		if (signatures.values != NULL && !signatures.nulls[i])

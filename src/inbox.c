@@ -229,7 +229,7 @@ ReadInput(const TriggerData *trigger, const AttrNumber *attnums, GigInput *input
 	bool isnull;
 	Datum value;
 
-	InitGigInput(input);
+	*input = (GigInput){.received_at = DT_NOBEGIN};
 	/* text is UTF-8 */
 	value = heap_getattr(row, attnums[INBOX_BODY], tupdesc, &isnull);
 	if (!isnull)
