@@ -43,13 +43,11 @@ SetTypeError(GigError *error, const char *path, const char *expected,
 	};
 
 	if (values[got] == NULL)
-		SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
-					"missing key \"%s\"", path);
-	else
-		SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
-					"invalid value for key \"%s\": expected %s, got %s", path,
-					expected, values[got]);
-	return false;
+		return SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
+						   "missing key \"%s\"", path);
+	return SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
+					   "invalid value for key \"%s\": expected %s, got %s",
+					   path, expected, values[got]);
 }
 
 /*
