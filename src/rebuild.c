@@ -24,16 +24,6 @@
 #define ACCOUNTS_PER_WRITE 1000
 #define EVENTS_PER_FETCH 1000
 
-/* The columns that are read of the log, in this order. */
-typedef enum LogColumn
-{
-	LOG_EVENT_ID = 1,
-	LOG_ACCOUNT_ID,
-	LOG_RECEIVED_AT,
-	LOG_OUTCOME,
-	LOG_BODY
-} LogColumn;
-
 typedef struct Rebuild
 {
 	GigStore store;
@@ -47,7 +37,7 @@ typedef struct Rebuild
 static void LockBeforeReading(Rebuild *rebuild, const pg_uuid_t *account_id);
 static void ReadLog(Rebuild *rebuild, const pg_uuid_t *account_id);
 static void ApplyLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc);
-static Datum GetLogColumn(HeapTuple tuple, TupleDesc tupdesc, LogColumn column);
+static Datum GetLogColumn(HeapTuple tuple, TupleDesc tupdesc, const char *name);
 static void ParseLoggedBody(bytea *body, int64 event_id, GigEvent *event);
 static void WriteAccounts(Rebuild *rebuild);
 static int64 CountAccounts(Rebuild *rebuild, const pg_uuid_t *account_id);
@@ -132,12 +122,11 @@ ReadLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 								  QualifyStatement(rebuild->store.schema, text),
 								  1, &type, &value,
 								  account_id == NULL ? "n" : NULL, false, 0);
+	SPITupleTable *rows;
+	uint64 nrows;
 
-	for (;;)
+	do
 	{
-		SPITupleTable *rows;
-		uint64 nrows;
-
 		CHECK_FOR_INTERRUPTS();
 		SPI_cursor_fetch(cursor, true, EVENTS_PER_FETCH);
 		rows = SPI_tuptable;
@@ -145,9 +134,7 @@ ReadLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 		for (uint64 row = 0; row < nrows; row++)
 			ApplyLogRow(rebuild, rows->vals[row], rows->tupdesc);
 		SPI_freetuptable(rows);
-		if (nrows == 0)
-			break;
-	}
+	} while (nrows > 0);
 	SPI_cursor_close(cursor);
 	WriteAccounts(rebuild);
 }
@@ -160,14 +147,14 @@ ApplyLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
 							  ? NULL
 							  : &rebuild->accounts[rebuild->naccounts - 1];
 	pg_uuid_t *account_id =
-		DatumGetUUIDP(GetLogColumn(tuple, tupdesc, LOG_ACCOUNT_ID));
+		DatumGetUUIDP(GetLogColumn(tuple, tupdesc, "account_id"));
 	GigDelivery delivery = {
-		.event_id = DatumGetInt64(GetLogColumn(tuple, tupdesc, LOG_EVENT_ID)),
+		.event_id = DatumGetInt64(GetLogColumn(tuple, tupdesc, "event_id")),
 		.received_at =
-			DatumGetTimestampTz(GetLogColumn(tuple, tupdesc, LOG_RECEIVED_AT)),
+			DatumGetTimestampTz(GetLogColumn(tuple, tupdesc, "received_at")),
 	};
 	bool is_duplicate =
-		DatumGetObjectId(GetLogColumn(tuple, tupdesc, LOG_OUTCOME)) ==
+		DatumGetObjectId(GetLogColumn(tuple, tupdesc, "outcome")) ==
 		rebuild->store.schema->outcomes[OUTCOME_DUPLICATE];
 	bool is_first =
 		account == NULL || CompareUuids(&account->account_id, account_id) != 0;
@@ -179,7 +166,7 @@ ApplyLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
 	{
 		GigEvent event;
 
-		ParseLoggedBody(DatumGetByteaPP(GetLogColumn(tuple, tupdesc, LOG_BODY)),
+		ParseLoggedBody(DatumGetByteaPP(GetLogColumn(tuple, tupdesc, "body")),
 						delivery.event_id, &event);
 		delivery.digest = DigestGigEvent(&event);
 		MemoryContextSwitchTo(rebuild->context);
@@ -197,15 +184,16 @@ ApplyLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
 }
 
 static Datum
-GetLogColumn(HeapTuple tuple, TupleDesc tupdesc, LogColumn column)
+GetLogColumn(HeapTuple tuple, TupleDesc tupdesc, const char *name)
 {
 	bool isnull;
-	Datum value = SPI_getbinval(tuple, tupdesc, column, &isnull);
+	Datum value =
+		SPI_getbinval(tuple, tupdesc, SPI_fnumber(tupdesc, name), &isnull);
 
 	if (isnull)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("column \"%s\" of table \"%s\" is null",
-							   SPI_fname(tupdesc, column), "gig_event_log")));
+						errmsg("column \"%s\" of table \"%s\" is null", name,
+							   "gig_event_log")));
 	return value;
 }
 
