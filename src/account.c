@@ -38,9 +38,8 @@ static void SetEarliest(GigAccount *account, GigAccountNullable column,
 static void ExpireDeliveries(RecentDeliveries *recent, TimestampTz now);
 static void RememberDelivery(RecentDeliveries *recent,
 							 const GigDelivery *delivery);
-static void ForgetOldestDelivery(RecentDeliveries *recent);
-static void EnlargeDeliveries(RecentDeliveries *recent);
-static int64 *CopyElements(const int64 *elements, int n, int capacity);
+static void ForgetDelivery(RecentDeliveries *recent, int index);
+static int64 *EnlargeArray(int64 *elements, int capacity);
 
 /*
  * Initializes an account of which only the user is known.
@@ -121,10 +120,10 @@ ApplyGigEvent(GigAccount *account, const GigEvent *event,
 			break;
 	}
 
-	if (outcome == OUTCOME_APPLIED && is_latest)
-		TakeSnapshot(account, event);
 	if (is_latest)
 	{
+		if (outcome == OUTCOME_APPLIED)
+			TakeSnapshot(account, event);
 		account->last_event = event->kind;
 		account->last_event_at = received_at;
 	}
@@ -214,79 +213,58 @@ static void
 ExpireDeliveries(RecentDeliveries *recent, TimestampTz now)
 {
 	int64 window = gig_dedupe_window * USECS_PER_SEC;
-	int kept = 0;
 
-	for (int i = 0; i < recent->n; i++)
+	for (int i = recent->n - 1; i >= 0; i--)
 	{
 		if (now - recent->received_at[i] >= window)
-			continue;
-		if (kept != i)
-		{
-			recent->digests[kept] = recent->digests[i];
-			recent->event_ids[kept] = recent->event_ids[i];
-			recent->received_at[kept] = recent->received_at[i];
-		}
-		kept++;
+			ForgetDelivery(recent, i);
 	}
-	recent->n = kept;
 }
 
 static void
 RememberDelivery(RecentDeliveries *recent, const GigDelivery *delivery)
 {
 	if (recent->n == MAX_RECENT_DELIVERIES)
-		ForgetOldestDelivery(recent);
+	{
+		/* not always the first: an archive may have been ingested after it */
+		int oldest = 0;
+
+		for (int i = 1; i < recent->n; i++)
+		{
+			if (recent->received_at[i] < recent->received_at[oldest])
+				oldest = i;
+		}
+		ForgetDelivery(recent, oldest);
+	}
 	if (recent->n == recent->capacity)
-		EnlargeDeliveries(recent);
+	{
+		recent->capacity = Max(8, recent->capacity * 2);
+		recent->digests = EnlargeArray(recent->digests, recent->capacity);
+		recent->event_ids = EnlargeArray(recent->event_ids, recent->capacity);
+		recent->received_at =
+			EnlargeArray(recent->received_at, recent->capacity);
+	}
 	recent->digests[recent->n] = delivery->digest;
 	recent->event_ids[recent->n] = delivery->event_id;
 	recent->received_at[recent->n] = delivery->received_at;
 	recent->n++;
 }
 
-/*
- * In most cases the first is the oldest, but an archive may have been ingested
- * after it.
- */
 static void
-ForgetOldestDelivery(RecentDeliveries *recent)
+ForgetDelivery(RecentDeliveries *recent, int index)
 {
-	int oldest = 0;
-	size_t after;
+	size_t after = (recent->n - index - 1) * sizeof(int64);
 
-	for (int i = 1; i < recent->n; i++)
-	{
-		if (recent->received_at[i] < recent->received_at[oldest])
-			oldest = i;
-	}
-	after = (recent->n - oldest - 1) * sizeof(int64);
-	memmove(&recent->digests[oldest], &recent->digests[oldest + 1], after);
-	memmove(&recent->event_ids[oldest], &recent->event_ids[oldest + 1], after);
-	memmove(&recent->received_at[oldest], &recent->received_at[oldest + 1],
-			after);
+	memmove(&recent->digests[index], &recent->digests[index + 1], after);
+	memmove(&recent->event_ids[index], &recent->event_ids[index + 1], after);
+	memmove(&recent->received_at[index], &recent->received_at[index + 1], after);
 	recent->n--;
 }
 
-static void
-EnlargeDeliveries(RecentDeliveries *recent)
-{
-	int capacity = Max(8, recent->capacity * 2);
-
-	recent->digests = CopyElements(recent->digests, recent->n, capacity);
-	recent->event_ids = CopyElements(recent->event_ids, recent->n, capacity);
-	recent->received_at = CopyElements(recent->received_at, recent->n, capacity);
-	recent->capacity = capacity;
-}
-
-/*
- * An array read from a table cannot be enlarged in place.
- */
 static int64 *
-CopyElements(const int64 *elements, int n, int capacity)
+EnlargeArray(int64 *elements, int capacity)
 {
-	int64 *copy = palloc(capacity * sizeof(int64));
+	Size size = capacity * sizeof(int64);
 
-	if (n > 0)
-		memcpy(copy, elements, n * sizeof(int64));
-	return copy;
+	return elements == NULL ? palloc(size) : repalloc(elements, size);
 }

@@ -209,34 +209,29 @@ ReadField(const GigDocument *document, int field, GigEvent *event,
 	const GigList *list = &document->lists[field];
 	const char *path = info->path;
 	void *member = GigEventMember(event, field);
-	bool ok = true;
 
 	if (!info->required &&
 		(value->type == JSON_TOKEN_INVALID || value->type == JSON_TOKEN_NULL))
 		return true;
 
+	event->present |= UINT32_C(1) << field;
 	switch (info->type)
 	{
 		case GIG_UUID:
-			ok = DecodeUuid(value, path, member, error);
-			break;
+			return DecodeUuid(value, path, member, error);
 		case GIG_TIMESTAMP:
-			ok = DecodeTimestamp(value, path, member, error);
-			break;
+			return DecodeTimestamp(value, path, member, error);
 		case GIG_COUNT:
-			ok = DecodeCount(value, path, member, error);
-			break;
+			return DecodeCount(value, path, member, error);
 		case GIG_UUID_ARRAY:
 			if (value->type != JSON_TOKEN_ARRAY_START)
 				return SetTypeError(error, path, "an array", value->type);
 			if (list->bad.type != JSON_TOKEN_INVALID)
 				return RefuseGig(list, path, error);
 			*(GigUuidArray *) member = list->gigs;
-			break;
+			return true;
 	}
-	if (ok)
-		event->present |= UINT32_C(1) << field;
-	return ok;
+	pg_unreachable();
 }
 
 /*
@@ -354,12 +349,10 @@ static JsonValue
 CurrentValue(const GigDocument *document)
 {
 	const JsonLexContext *lex = document->lex;
-	JsonValue value;
 
-	value.type = lex->token_type;
-	value.start = lex->token_start;
-	value.len = lex->token_terminator - lex->token_start;
-	return value;
+	return (JsonValue){.type = lex->token_type,
+					   .start = lex->token_start,
+					   .len = lex->token_terminator - lex->token_start};
 }
 
 static void

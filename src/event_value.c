@@ -17,18 +17,16 @@
 #include "event_value.h"
 #include "hex.h"
 
-#define MAX_COUNT_DIGITS 10 /* of an int32 */
 #define UUID_TEXT_LEN 36
+#define DIGITS "0123456789"
 
 static bool UnescapeJson(const char *from, const char *end, char **to);
 static bool ReadHex4(const char *s, pg_wchar *unit);
 static bool DecodeUuidDigits(const char *s, pg_uuid_t *uuid);
-static bool IsIsoDateTime(const char *s, size_t len, size_t *local_len);
-static size_t SkipDigits(const char *s, size_t len, size_t at);
 static bool ReadUtcSeconds(const char *s, size_t len, TimestampTz *timestamp);
 static bool ReadTwoDigits(const char *s, int *value);
-static int TimestampFromIso(const char *s, size_t len, size_t local_len,
-							TimestampTz *timestamp);
+static int ReadIsoDateTime(const char *s, size_t len, TimestampTz *timestamp);
+static char *FindZone(char *s);
 
 bool
 SetTypeError(GigError *error, const char *path, const char *expected,
@@ -45,13 +43,11 @@ SetTypeError(GigError *error, const char *path, const char *expected,
 	};
 
 	if (values[got] == NULL)
-		SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
-					"missing key \"%s\"", path);
-	else
-		SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
-					"invalid value for key \"%s\": expected %s, got %s", path,
-					expected, values[got]);
-	return false;
+		return SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
+						   "missing key \"%s\"", path);
+	return SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
+					   "invalid value for key \"%s\": expected %s, got %s",
+					   path, expected, values[got]);
 }
 
 /*
@@ -202,14 +198,16 @@ DecodeCount(const JsonValue *value, const char *path, int32 *count,
 		return SetTypeError(error, path, "an integer", value->type);
 
 	negative = (*s == '-');
-	if (SkipDigits(s, len, negative) != len)
-		return SetGigError(error, ERRCODE_INVALID_TEXT_REPRESENTATION,
-						   "invalid value for key \"%s\": expected an integer, got \"%s\"",
-						   path, QuotableInput(s, len));
-	for (size_t i = negative; i < len && i <= MAX_COUNT_DIGITS; i++)
-		result = result * 10 + (s[i] - '0');
-	if ((negative && result != 0) || len - negative > MAX_COUNT_DIGITS ||
-		result > PG_INT32_MAX)
+	for (size_t i = negative; i < len; i++)
+	{
+		if (s[i] < '0' || s[i] > '9')
+			return SetGigError(error, ERRCODE_INVALID_TEXT_REPRESENTATION,
+							   "invalid value for key \"%s\": expected an integer, got \"%s\"",
+							   path, QuotableInput(s, len));
+		if (result <= PG_INT32_MAX)
+			result = result * 10 + (s[i] - '0');
+	}
+	if ((negative && result != 0) || result > PG_INT32_MAX)
 		return SetGigError(error, ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
 						   "invalid value for key \"%s\": \"%s\" is out of range",
 						   path, QuotableInput(s, len));
@@ -226,16 +224,12 @@ DecodeTimestamp(const JsonValue *value, const char *path,
 {
 	const char *s;
 	size_t len;
-	size_t local_len;
-	int dterr = DTERR_BAD_FORMAT;
 
 	if (!DecodeJsonString(value, path, &s, &len, error))
 		return false;
 	if (ReadUtcSeconds(s, len, timestamp))
 		return true;
-	if (IsIsoDateTime(s, len, &local_len))
-		dterr = TimestampFromIso(s, len, local_len, timestamp);
-	switch (dterr)
+	switch (ReadIsoDateTime(s, len, timestamp))
 	{
 		case 0:
 			return true;
@@ -287,103 +281,86 @@ ReadTwoDigits(const char *s, int *value)
 }
 
 /*
- * Tells whether a string has the form of an ISO 8601 date-time, and how long
- * it is without its zone.
- *
- * PostgreSQL accepts more: "now", "infinity", names of months and zones, dates
- * that depend on DateStyle.  The form of the time is left to PostgreSQL, because
- * Argyle's own reference has "2023-01-02T0:000:00Z".
- */
-static bool
-IsIsoDateTime(const char *s, size_t len, size_t *local_len)
-{
-	size_t at;
-
-	if (SkipDigits(s, len, 0) != 4 || len < 5 || s[4] != '-' ||
-		SkipDigits(s, len, 5) != 7 || len < 8 || s[7] != '-' ||
-		SkipDigits(s, len, 8) != 10 || len < 11 ||
-		(s[10] != 'T' && s[10] != 't' && s[10] != ' '))
-		return false;
-
-	at = SkipDigits(s, len, 11);
-	if (at == 11 || at == len || s[at] != ':')
-		return false;
-	while (at < len &&
-		   (s[at] == ':' || s[at] == '.' || (s[at] >= '0' && s[at] <= '9')))
-		at++;
-	if (s[at - 1] < '0' || s[at - 1] > '9')
-		return false;
-	*local_len = at;
-	if (at == len)
-		return true;
-
-	if (s[at] == 'Z' || s[at] == 'z')
-		return at + 1 == len;
-	if (s[at] != '+' && s[at] != '-')
-		return false;
-	at++;
-	if (SkipDigits(s, Min(len, at + 2), at) != at + 2)
-		return false;
-	at += 2;
-	if (at == len)
-		return true;
-	if (s[at] == ':')
-		at++;
-	return at + 2 == len && SkipDigits(s, len, at) == len;
-}
-
-static size_t
-SkipDigits(const char *s, size_t len, size_t at)
-{
-	while (at < len && s[at] >= '0' && s[at] <= '9')
-		at++;
-	return at;
-}
-
-/*
- * Decodes a date-time with PostgreSQL's rules.  Returns 0 or a DTERR code.
+ * Reads an ISO 8601 date-time with PostgreSQL's rules.  Returns 0 or a DTERR
+ * code.
  */
 static int
-TimestampFromIso(const char *s, size_t len, size_t local_len,
-				 TimestampTz *timestamp)
+ReadIsoDateTime(const char *s, size_t len, TimestampTz *timestamp)
 {
-	bool has_offset =
-		local_len < len && (s[local_len] == '+' || s[local_len] == '-');
-	char input[MAXDATELEN + 1];
-	char fields_buffer[MAXDATELEN + MAXDATEFIELDS];
+	char input[MAXDATELEN + sizeof("+00")];
+	char fields_buffer[sizeof(input) + MAXDATEFIELDS];
 	char *fields[MAXDATEFIELDS];
 	int types[MAXDATEFIELDS];
 	int nfields;
 	int dtype;
 	struct pg_tm tm;
 	fsec_t fsec;
-	int zone;
+	int offset;
+	char *zone;
 	int dterr;
 
-	/*
-	 * Remove "Z", because its meaning depends on timezone_abbreviations.
-	 */
-	if (!has_offset)
-		len = local_len;
 	if (len > MAXDATELEN)
 		return DTERR_BAD_FORMAT;
 	memcpy(input, s, len);
 	input[len] = '\0';
+	zone = FindZone(input);
+	if (zone == NULL)
+		return DTERR_BAD_FORMAT;
+	/* "Z" means what timezone_abbreviations says, and nothing the session's zone */
+	if (*zone != '+' && *zone != '-')
+		strcpy(zone, "+00");
 
 	dterr = ParseDateTime(input, fields_buffer, sizeof(fields_buffer), fields,
 						  types, MAXDATEFIELDS, &nfields);
-	if (dterr != 0)
-		return dterr;
-	dterr =
-		DecodeDateTimeFields(fields, types, nfields, &dtype, &tm, &fsec, &zone);
+	if (dterr == 0)
+		dterr = DecodeDateTimeFields(fields, types, nfields, &dtype, &tm, &fsec,
+									 &offset);
 	if (dterr != 0)
 		return dterr;
 	if (dtype != DTK_DATE)
 		return DTERR_BAD_FORMAT;
+	return tm2timestamp(&tm, fsec, &offset, timestamp) == 0
+			   ? 0
+			   : DTERR_FIELD_OVERFLOW;
+}
 
-	/* without an offset PostgreSQL took the session's zone */
-	if (!has_offset)
-		zone = 0;
-	return tm2timestamp(&tm, fsec, &zone, timestamp) == 0 ? 0
-														  : DTERR_FIELD_OVERFLOW;
+/*
+ * Finds the zone of a string that has the form of an ISO 8601 date-time: "Z", an
+ * offset or nothing.  Returns NULL if the string has another form.
+ *
+ * PostgreSQL accepts more: "now", "infinity", names of months and zones, dates
+ * that depend on DateStyle.  The form of the time is left to PostgreSQL, because
+ * Argyle's own reference has "2023-01-02T0:000:00Z".
+ */
+static char *
+FindZone(char *s)
+{
+	char *zone;
+	char *end;
+
+	if (strspn(s, DIGITS) != 4 || s[4] != '-' || strspn(s + 5, DIGITS) != 2 ||
+		s[7] != '-' || strspn(s + 8, DIGITS) != 2 ||
+		(s[10] != 'T' && s[10] != 't' && s[10] != ' ') || s[11] == ':' ||
+		s[11 + strspn(s + 11, DIGITS)] != ':')
+		return NULL;
+
+	zone = s + 11 + strspn(s + 11, DIGITS ":.");
+	if (zone[-1] == ':' || zone[-1] == '.')
+		return NULL;
+	end = zone;
+	if (*zone == 'Z' || *zone == 'z')
+		end++;
+	else if (*zone == '+' || *zone == '-')
+	{
+		if (strspn(zone + 1, DIGITS) < 2)
+			return NULL;
+		end += 3;
+		if (*end == '\0')
+			return zone;
+		end += *end == ':';
+		if (strspn(end, DIGITS) != 2)
+			return NULL;
+		end += 2;
+	}
+	return *end == '\0' ? zone : NULL;
 }

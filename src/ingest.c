@@ -14,6 +14,7 @@
 #include "access/detoast.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -27,21 +28,19 @@ typedef struct BatchEvent
 	GigResult *result;
 	bytea *body; /* not toasted */
 	text *name;
-	TimestampTz received_at;
+	GigDelivery delivery;
 	GigEvent event; /* without what it points to; not if quarantined */
-	int64 digest;	/* of the event */
 	GigAccount *account;
 } BatchEvent;
 
 typedef struct Batch
 {
 	const GigSchema *schema;
-	BatchEvent *events; /* one for each webhook of the call */
-	int size;
-	int nevents;	  /* from the first on, in the order of the call */
-	int nquarantined; /* from the last on, likewise */
-	int naccounts;
+	BatchEvent *events; /* in the order of the call */
+	int nevents;
+	List *quarantined;	  /* of BatchEvent, likewise */
 	GigAccount *accounts; /* in the order of account_id */
+	int naccounts;
 } Batch;
 
 int gig_max_body_size;
@@ -51,14 +50,13 @@ static bool applying = false;
 static void VerifyAndParse(Batch *batch, const GigInput *inputs,
 						   GigResult *results, int n);
 static bool ReadWebhook(const GigInput *input, TimestampTz now,
-						BatchEvent *event, GigResult *result);
+						BatchEvent *event);
 static void CopyError(GigError *error);
 static void ApplyBatch(Batch *batch);
 static void GroupByAccount(Batch *batch);
 static int CompareBatchEvents(const void *a, const void *b);
-static void ApplyEvents(Batch *batch, GigStore *store, GigLogRow *rows);
-static void ApplyEvent(BatchEvent *event, const GigDelivery *delivery,
-					   GigLogRow *row);
+static GigLogRow *ApplyEvents(Batch *batch, GigStore *store);
+static void ApplyEvent(const BatchEvent *event, GigLogRow *row);
 static TimestampTz GetReceivedAt(const BatchEvent *event, TimestampTz now);
 
 /*
@@ -84,7 +82,7 @@ IngestWebhooks(const GigSchema *schema, const GigInput *inputs,
 
 	RefreshSubscriptions(schema);
 	VerifyAndParse(&batch, inputs, results, n);
-	if (batch.nevents == 0 && batch.nquarantined == 0)
+	if (batch.nevents == 0 && batch.quarantined == NIL)
 		return;
 	PG_TRY();
 	{
@@ -108,55 +106,42 @@ VerifyAndParse(Batch *batch, const GigInput *inputs, GigResult *results, int n)
 	TimestampTz now = GetCurrentTimestamp();
 
 	batch->events = palloc_extended(n * sizeof(BatchEvent), MCXT_ALLOC_HUGE);
-	batch->size = n;
 	for (int i = 0; i < n; i++)
 	{
 		GigResult *result = &results[i];
 		BatchEvent *event = &batch->events[batch->nevents];
-		bool accepted;
+		bool kept;
 
 		CHECK_FOR_INTERRUPTS();
 		memset(result, 0, sizeof(GigResult));
 		result->outcome = OUTCOME_REJECTED;
-		MemoryContextSwitchTo(scratch);
-		accepted = CheckGigBodySize(inputs[i].body, &result->error);
-		MemoryContextSwitchTo(context);
-		if (!accepted)
-		{
-			CopyError(&result->error);
-			MemoryContextReset(scratch);
-			continue;
-		}
 		event->result = result;
-		event->body = DatumGetByteaPP(PointerGetDatum(inputs[i].body));
-		event->received_at = inputs[i].received_at;
+		event->delivery.received_at = inputs[i].received_at;
 		event->account = NULL;
 		MemoryContextSwitchTo(scratch);
-		result->has_event = ReadWebhook(&inputs[i], now, event, result);
+		kept = ReadWebhook(&inputs[i], now, event);
 		MemoryContextSwitchTo(context);
 
 		CopyError(&result->error);
-		if (result->has_event || result->outcome == OUTCOME_QUARANTINED)
+		if (kept)
+		{
 			event->name = cstring_to_text(event->event.name);
-		else if (event->body != inputs[i].body)
-			pfree(event->body);
-		if (result->has_event)
-			batch->nevents++;
-		else if (result->outcome == OUTCOME_QUARANTINED)
-			batch->events[n - ++batch->nquarantined] = *event;
+			if (event->body != inputs[i].body)
+				event->body = (bytea *) DatumGetPointer(
+					datumCopy(PointerGetDatum(event->body), false, -1));
+			if (result->has_event)
+				batch->nevents++;
+			else
+			{
+				BatchEvent *quarantined = palloc(sizeof(BatchEvent));
+
+				*quarantined = *event;
+				batch->quarantined = lappend(batch->quarantined, quarantined);
+			}
+		}
 		MemoryContextReset(scratch);
 	}
 	MemoryContextDelete(scratch);
-}
-
-/*
- * Initializes an input with the current time and nothing else.
- */
-void
-InitGigInput(GigInput *input)
-{
-	memset(input, 0, sizeof(GigInput));
-	input->received_at = DT_NOBEGIN;
 }
 
 /*
@@ -196,22 +181,28 @@ CheckGigBodySize(const bytea *body, GigError *error)
 }
 
 /*
- * Verifies and parses a webhook.  Returns true if it is an event to be applied;
- * otherwise sets the outcome and the error.
+ * Verifies and parses a webhook.  Returns false if it is not kept, with the
+ * outcome and the error.
  *
  * The structure must be parsed first, because the name selects the secrets.
  * Values are checked once the signature is valid.
  */
 static bool
-ReadWebhook(const GigInput *input, TimestampTz now, BatchEvent *event,
-			GigResult *result)
+ReadWebhook(const GigInput *input, TimestampTz now, BatchEvent *event)
 {
-	const char *body = VARDATA_ANY(event->body);
-	size_t len = VARSIZE_ANY_EXHDR(event->body);
+	GigResult *result = event->result;
 	GigError *error = &result->error;
-	GigDocument *document = ReadGigDocument(body, len, error);
+	GigDocument *document;
+	const char *body;
+	size_t len;
 	bool is_signed = false;
 
+	if (!CheckGigBodySize(input->body, error))
+		return false;
+	event->body = DatumGetByteaPP(PointerGetDatum(input->body));
+	body = VARDATA_ANY(event->body);
+	len = VARSIZE_ANY_EXHDR(event->body);
+	document = ReadGigDocument(body, len, error);
 	if (document == NULL)
 		return false;
 	if (!input->is_authentic &&
@@ -224,14 +215,12 @@ ReadWebhook(const GigInput *input, TimestampTz now, BatchEvent *event,
 		result->outcome = OUTCOME_IGNORED;
 		return false;
 	}
-	if (!ReadGigEvent(document, &event->event, error))
-	{
-		if (is_signed)
-			result->outcome = OUTCOME_QUARANTINED;
-		return false;
-	}
-	event->digest = DigestGigEvent(&event->event);
-	return true;
+	result->has_event = ReadGigEvent(document, &event->event, error);
+	if (result->has_event)
+		event->delivery.digest = DigestGigEvent(&event->event);
+	else if (is_signed)
+		result->outcome = OUTCOME_QUARANTINED;
+	return result->has_event || is_signed;
 }
 
 static void
@@ -251,23 +240,23 @@ static void
 ApplyBatch(Batch *batch)
 {
 	GigStore store;
+	ListCell *lc;
 
 	LockTables(batch->schema);
 	OpenStore(&store, batch->schema, batch->nevents > 0);
 	if (batch->nevents > 0)
 	{
-		GigLogRow *rows = palloc_extended(batch->nevents * sizeof(GigLogRow),
-										  MCXT_ALLOC_HUGE);
+		GigLogRow *rows;
 
 		GroupByAccount(batch);
 		LockAccounts(&store, batch->accounts, batch->naccounts);
-		ApplyEvents(batch, &store, rows);
+		rows = ApplyEvents(batch, &store);
 		StoreEvents(&store, rows, batch->nevents);
 		StoreAccounts(&store, batch->accounts, batch->naccounts);
 	}
-	for (int i = 1; i <= batch->nquarantined; i++)
+	foreach(lc, batch->quarantined)
 	{
-		const BatchEvent *event = &batch->events[batch->size - i];
+		const BatchEvent *event = lfirst(lc);
 
 		StoreQuarantined(&store, GetReceivedAt(event, GetCurrentTimestamp()),
 						 event->name, &event->result->error, event->body);
@@ -288,12 +277,10 @@ GroupByAccount(Batch *batch)
 
 	for (int i = 0; i < batch->nevents; i++)
 		sorted[i] = &batch->events[i];
-	if (batch->nevents > 1)
-		qsort(sorted, batch->nevents, sizeof(BatchEvent *), CompareBatchEvents);
+	qsort(sorted, batch->nevents, sizeof(BatchEvent *), CompareBatchEvents);
 
 	batch->accounts =
 		palloc_extended(batch->nevents * sizeof(GigAccount), MCXT_ALLOC_HUGE);
-	batch->naccounts = 0;
 	for (int i = 0; i < batch->nevents; i++)
 	{
 		const GigEvent *event = &sorted[i]->event;
@@ -306,7 +293,6 @@ GroupByAccount(Batch *batch)
 		}
 		sorted[i]->account = account;
 	}
-	pfree(sorted);
 }
 
 static int
@@ -322,31 +308,32 @@ CompareBatchEvents(const void *a, const void *b)
 }
 
 /*
- * Applies the events to their accounts, and makes their log rows.
+ * Applies the events to their accounts.  Returns their log rows.
  */
-static void
-ApplyEvents(Batch *batch, GigStore *store, GigLogRow *rows)
+static GigLogRow *
+ApplyEvents(Batch *batch, GigStore *store)
 {
+	GigLogRow *rows =
+		palloc_extended(batch->nevents * sizeof(GigLogRow), MCXT_ALLOC_HUGE);
 	/* taken under the accounts' locks, as the ids are */
 	TimestampTz now = GetCurrentTimestamp();
 
 	for (int i = 0; i < batch->nevents; i++)
 	{
 		BatchEvent *event = &batch->events[i];
-		GigDelivery delivery = {
-			.event_id = NextEventId(store),
-			.received_at = GetReceivedAt(event, now),
-			.digest = event->digest,
-		};
 
 		CHECK_FOR_INTERRUPTS();
-		ApplyEvent(event, &delivery, &rows[i]);
+		event->delivery.event_id = NextEventId(store);
+		event->delivery.received_at = GetReceivedAt(event, now);
+		ApplyEvent(event, &rows[i]);
 	}
+	return rows;
 }
 
 static void
-ApplyEvent(BatchEvent *event, const GigDelivery *delivery, GigLogRow *row)
+ApplyEvent(const BatchEvent *event, GigLogRow *row)
 {
+	const GigDelivery *delivery = &event->delivery;
 	GigResult *result = event->result;
 
 	memset(row, 0, sizeof(GigLogRow));
@@ -385,8 +372,8 @@ GetReceivedAt(const BatchEvent *event, TimestampTz now)
 {
 	const GigAccount *account = event->account;
 
-	if (event->received_at != DT_NOBEGIN)
-		return Min(event->received_at, now);
+	if (event->delivery.received_at != DT_NOBEGIN)
+		return Min(event->delivery.received_at, now);
 	if (account != NULL && (account->present & HAS_LAST_EVENT) != 0)
 		return Max(account->last_event_at, now);
 	return now;

@@ -34,7 +34,6 @@ typedef struct GigResult
 	GigError error; /* if rejected or quarantined */
 } GigResult;
 
-extern void InitGigInput(GigInput *input);
 extern void SetGigSignature(GigInput *input, Datum value);
 extern bool CheckGigBodySize(const bytea *body, GigError *error);
 extern void IngestWebhooks(const GigSchema *schema, const GigInput *inputs,

@@ -24,16 +24,6 @@
 #define ACCOUNTS_PER_WRITE 1000
 #define EVENTS_PER_FETCH 1000
 
-/* The columns that are read of the log, in this order. */
-typedef enum LogColumn
-{
-	LOG_EVENT_ID = 1,
-	LOG_ACCOUNT_ID,
-	LOG_RECEIVED_AT,
-	LOG_OUTCOME,
-	LOG_BODY
-} LogColumn;
-
 typedef struct Rebuild
 {
 	GigStore store;
@@ -41,18 +31,13 @@ typedef struct Rebuild
 	MemoryContext context; /* for the accounts */
 	GigAccount *accounts;  /* not written yet, in the order of account_id */
 	int naccounts;
-	int64 found; /* accounts in the log, all of which have a row now */
 	int64 rebuilt;
-	int64 skipped;
 } Rebuild;
 
 static void LockBeforeReading(Rebuild *rebuild, const pg_uuid_t *account_id);
 static void ReadLog(Rebuild *rebuild, const pg_uuid_t *account_id);
 static void ApplyLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc);
-static GigAccount *GetRebuiltAccount(Rebuild *rebuild,
-									 const pg_uuid_t *account_id,
-									 const pg_uuid_t *user_id);
-static Datum GetLogColumn(HeapTuple tuple, TupleDesc tupdesc, LogColumn column);
+static Datum GetLogColumn(HeapTuple tuple, TupleDesc tupdesc, const char *name);
 static void ParseLoggedBody(bytea *body, int64 event_id, GigEvent *event);
 static void WriteAccounts(Rebuild *rebuild);
 static int64 CountAccounts(Rebuild *rebuild, const pg_uuid_t *account_id);
@@ -89,12 +74,10 @@ rebuild_gig_sync(PG_FUNCTION_ARGS)
 
 	LockBeforeReading(&rebuild, account_id);
 	ReadLog(&rebuild, account_id);
-	/* accounts that have no events in the log any more */
-	rebuild.skipped += CountAccounts(&rebuild, account_id) - rebuild.found;
-	CloseStore(&rebuild.store);
-
 	values[0] = Int64GetDatum(rebuild.rebuilt);
-	values[1] = Int64GetDatum(rebuild.skipped);
+	values[1] =
+		Int64GetDatum(CountAccounts(&rebuild, account_id) - rebuild.rebuilt);
+	CloseStore(&rebuild.store);
 	return HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls));
 }
 
@@ -130,26 +113,20 @@ ReadLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 	Oid type = UUIDOID;
 	Datum value = UUIDPGetDatum((pg_uuid_t *) account_id);
 	const char *text =
-		account_id == NULL
-			? "SELECT event_id::bigint, account_id::uuid, received_at::timestamptz,"
-			  " outcome::@extschema@.gig_ingest_outcome, body::bytea"
-			  " FROM @extschema@.gig_event_log"
-			  " ORDER BY account_id, event_id"
-			: "SELECT event_id::bigint, account_id::uuid, received_at::timestamptz,"
-			  " outcome::@extschema@.gig_ingest_outcome, body::bytea"
-			  " FROM @extschema@.gig_event_log WHERE account_id = $1"
-			  " ORDER BY account_id, event_id";
+		"SELECT event_id::bigint, account_id::uuid, received_at::timestamptz,"
+		" outcome::@extschema@.gig_ingest_outcome, body::bytea"
+		" FROM @extschema@.gig_event_log WHERE $1 IS NULL OR account_id = $1"
+		" ORDER BY account_id, event_id";
 	Portal cursor =
 		SPI_cursor_open_with_args(NULL,
 								  QualifyStatement(rebuild->store.schema, text),
-								  account_id == NULL ? 0 : 1, &type, &value,
-								  NULL, false, 0);
+								  1, &type, &value,
+								  account_id == NULL ? "n" : NULL, false, 0);
+	SPITupleTable *rows;
+	uint64 nrows;
 
-	for (;;)
+	do
 	{
-		SPITupleTable *rows;
-		uint64 nrows;
-
 		CHECK_FOR_INTERRUPTS();
 		SPI_cursor_fetch(cursor, true, EVENTS_PER_FETCH);
 		rows = SPI_tuptable;
@@ -157,9 +134,7 @@ ReadLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 		for (uint64 row = 0; row < nrows; row++)
 			ApplyLogRow(rebuild, rows->vals[row], rows->tupdesc);
 		SPI_freetuptable(rows);
-		if (nrows == 0)
-			break;
-	}
+	} while (nrows > 0);
 	SPI_cursor_close(cursor);
 	WriteAccounts(rebuild);
 }
@@ -168,73 +143,57 @@ static void
 ApplyLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(rebuild->scratch);
+	GigAccount *account = rebuild->naccounts == 0
+							  ? NULL
+							  : &rebuild->accounts[rebuild->naccounts - 1];
 	pg_uuid_t *account_id =
-		DatumGetUUIDP(GetLogColumn(tuple, tupdesc, LOG_ACCOUNT_ID));
+		DatumGetUUIDP(GetLogColumn(tuple, tupdesc, "account_id"));
 	GigDelivery delivery = {
-		.event_id = DatumGetInt64(GetLogColumn(tuple, tupdesc, LOG_EVENT_ID)),
+		.event_id = DatumGetInt64(GetLogColumn(tuple, tupdesc, "event_id")),
 		.received_at =
-			DatumGetTimestampTz(GetLogColumn(tuple, tupdesc, LOG_RECEIVED_AT)),
+			DatumGetTimestampTz(GetLogColumn(tuple, tupdesc, "received_at")),
 	};
 	bool is_duplicate =
-		DatumGetObjectId(GetLogColumn(tuple, tupdesc, LOG_OUTCOME)) ==
+		DatumGetObjectId(GetLogColumn(tuple, tupdesc, "outcome")) ==
 		rebuild->store.schema->outcome.labels[OUTCOME_DUPLICATE];
-	GigAccount *account;
-	GigEvent event;
+	bool is_first =
+		account == NULL || CompareUuids(&account->account_id, account_id) != 0;
 
-	if (!is_duplicate)
-	{
-		ParseLoggedBody(DatumGetByteaPP(GetLogColumn(tuple, tupdesc, LOG_BODY)),
-						delivery.event_id, &event);
-		delivery.digest = DigestGigEvent(&event);
-	}
-
-	MemoryContextSwitchTo(rebuild->context);
-	account = GetRebuiltAccount(rebuild, account_id,
-								is_duplicate ? NULL : &event.user_id);
 	/* a duplicate that comes first has lost its original to pruning */
-	if (is_duplicate && account != NULL)
+	if (is_duplicate && !is_first)
 		ApplyDuplicate(account, &delivery);
 	else if (!is_duplicate)
+	{
+		GigEvent event;
+
+		ParseLoggedBody(DatumGetByteaPP(GetLogColumn(tuple, tupdesc, "body")),
+						delivery.event_id, &event);
+		delivery.digest = DigestGigEvent(&event);
+		MemoryContextSwitchTo(rebuild->context);
+		if (is_first)
+		{
+			if (rebuild->naccounts == ACCOUNTS_PER_WRITE)
+				WriteAccounts(rebuild);
+			account = &rebuild->accounts[rebuild->naccounts++];
+			InitGigAccount(account, account_id, &event.user_id);
+		}
 		ApplyGigEvent(account, &event, &delivery);
+	}
 	MemoryContextSwitchTo(old_context);
 	MemoryContextReset(rebuild->scratch);
 }
 
-/*
- * Returns the account that the log is at: the last one, or a new one if its user
- * is known.
- */
-static GigAccount *
-GetRebuiltAccount(Rebuild *rebuild, const pg_uuid_t *account_id,
-				  const pg_uuid_t *user_id)
-{
-	GigAccount *account;
-
-	if (rebuild->naccounts > 0)
-	{
-		account = &rebuild->accounts[rebuild->naccounts - 1];
-		if (CompareUuids(&account->account_id, account_id) == 0)
-			return account;
-	}
-	if (user_id == NULL)
-		return NULL;
-	if (rebuild->naccounts == ACCOUNTS_PER_WRITE)
-		WriteAccounts(rebuild);
-	account = &rebuild->accounts[rebuild->naccounts++];
-	InitGigAccount(account, account_id, user_id);
-	return account;
-}
-
 static Datum
-GetLogColumn(HeapTuple tuple, TupleDesc tupdesc, LogColumn column)
+GetLogColumn(HeapTuple tuple, TupleDesc tupdesc, const char *name)
 {
 	bool isnull;
-	Datum value = SPI_getbinval(tuple, tupdesc, column, &isnull);
+	Datum value =
+		SPI_getbinval(tuple, tupdesc, SPI_fnumber(tupdesc, name), &isnull);
 
 	if (isnull)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("column \"%s\" of table \"%s\" is null",
-							   SPI_fname(tupdesc, column), "gig_event_log")));
+						errmsg("column \"%s\" of table \"%s\" is null", name,
+							   "gig_event_log")));
 	return value;
 }
 
@@ -259,6 +218,7 @@ ParseLoggedBody(bytea *body, int64 event_id, GigEvent *event)
 static void
 WriteAccounts(Rebuild *rebuild)
 {
+	GigAccount *accounts = rebuild->accounts;
 	int n = rebuild->naccounts;
 	GigAccount *stored;
 	int kept = 0;
@@ -267,26 +227,19 @@ WriteAccounts(Rebuild *rebuild)
 		return;
 	MemoryContextSwitchTo(rebuild->context);
 	stored = palloc(n * sizeof(GigAccount));
-	for (int i = 0; i < n; i++)
-		InitGigAccount(&stored[i], &rebuild->accounts[i].account_id,
-					   &rebuild->accounts[i].user_id);
+	memcpy(stored, accounts, n * sizeof(GigAccount));
 	LockAccounts(&rebuild->store, stored, n);
-	rebuild->found += n;
+	SPI_freetuptable(SPI_tuptable);
 	for (int i = 0; i < n; i++)
 	{
-		const GigAccount *account = &rebuild->accounts[i];
-
-		if (account->events + account->duplicates <
+		if (accounts[i].events + accounts[i].duplicates >=
 			stored[i].events + stored[i].duplicates)
-			rebuild->skipped++;
-		else
-			rebuild->accounts[kept++] = *account;
+			accounts[kept++] = accounts[i];
 	}
 	if (kept > 0)
-		StoreAccounts(&rebuild->store, rebuild->accounts, kept);
+		StoreAccounts(&rebuild->store, accounts, kept);
 	rebuild->rebuilt += kept;
 	rebuild->naccounts = 0;
-	SPI_freetuptable(SPI_tuptable);
 	MemoryContextReset(rebuild->context);
 }
 
@@ -298,14 +251,12 @@ CountAccounts(Rebuild *rebuild, const pg_uuid_t *account_id)
 {
 	Oid type = UUIDOID;
 	Datum value = UUIDPGetDatum((pg_uuid_t *) account_id);
-	const char *text = account_id == NULL
-						   ? "SELECT count(*) FROM @extschema@.gig_account_sync"
-						   : "SELECT count(*) FROM @extschema@.gig_account_sync"
-							 " WHERE account_id = $1";
+	const char *text = "SELECT count(*) FROM @extschema@.gig_account_sync"
+					   " WHERE $1 IS NULL OR account_id = $1";
 	bool isnull;
 
-	if (SPI_execute_with_args(QualifyStatement(rebuild->store.schema, text),
-							  account_id == NULL ? 0 : 1, &type, &value, NULL,
+	if (SPI_execute_with_args(QualifyStatement(rebuild->store.schema, text), 1,
+							  &type, &value, account_id == NULL ? "n" : NULL,
 							  false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not count rows of table \"%s\"", "gig_account_sync");
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],

@@ -651,6 +651,8 @@ CheckUndigested(const GigEvent *event)
 	other.kind = event->kind;
 	other.present = event->present;
 	other.name = "another";
+	/* sizes the buffer, even if it is not digested */
+	other.changed_gigs.length = 0;
 	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
 	{
 		size_t size = 0;
