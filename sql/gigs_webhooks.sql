@@ -1065,13 +1065,12 @@ $$;
 COMMENT ON FUNCTION @extschema@.seek_gig_consumer(text, bigint) IS
 	'have a consumer go on after an event; its batches become invalid';
 
--- Returns the work of a batch, or of one account in it, with the retries of the
--- accounts found and of those given.  A retry that the batch has not handed out
--- comes with in_batch false.
+-- Returns the work of a batch, or of one account in it.  Retries of its accounts
+-- are merged in; in_batch is false if the batch has not handed out the retry.
 --
 -- Joins must not depend on the statistics of the log, which say little of its
 -- end: a nested loop over the events would take quadratic time.
-CREATE FUNCTION @extschema@.merge_gig_work(c @extschema@.gig_consumer, only_account uuid, retries uuid[])
+CREATE FUNCTION @extschema@.merge_gig_work(c @extschema@.gig_consumer, only_account uuid DEFAULT NULL)
 RETURNS TABLE (
 	account_id uuid, user_id uuid, windows tstzmultirange, updated_gigs uuid[], removed_gigs uuid[],
 	events integer, last_event_id bigint, attempts integer, in_batch boolean
@@ -1082,12 +1081,17 @@ AS $$
 BEGIN
 	RETURN QUERY
 	WITH logged AS MATERIALIZED (
-		SELECT l.event_id, l.account_id, l.event, l.duplicate_of IS NOT NULL AS is_duplicate,
+		SELECT l.event_id, l.account_id, l.event IN ('gigs.partially_synced', 'gigs.fully_synced') AS synced,
+			-- A duplicate may be a late redelivery, after the gig came back.
+			l.event = 'gigs.removed' AND l.duplicate_of IS NULL AS removed,
 			@extschema@.parse_logged_gig_event(coalesce(l.body, (
 				SELECT o.body
 				FROM @extschema@.gig_event_log AS o
 				WHERE o.event_id = l.duplicate_of AND o.account_id = l.account_id
-			))) AS parsed
+			))) AS parsed,
+			CASE WHEN l.duplicate_of IS NOT NULL THEN (
+				SELECT s.user_id FROM @extschema@.gig_account_sync AS s WHERE s.account_id = l.account_id
+			) END AS user_id
 		FROM @extschema@.gig_event_log AS l
 		WHERE l.event_id > c.position AND l.event_id <= c.batch_end AND l.outcome <> 'stale'
 			AND (c.events IS NULL OR l.event = ANY (c.events))
@@ -1096,41 +1100,45 @@ BEGIN
 	), retry AS MATERIALIZED (
 		SELECT r.*
 		FROM @extschema@.gig_consumer_retry AS r
-		WHERE r.consumer = c.name
-			AND r.account_id = ANY (ARRAY(SELECT l.account_id FROM logged AS l) || retries)
+		WHERE r.consumer = c.name AND (only_account IS NULL OR r.account_id = only_account)
+			AND r.account_id = ANY (ARRAY(
+				SELECT l.account_id FROM logged AS l
+				UNION ALL
+				SELECT b.account_id FROM @extschema@.gig_consumer_retry AS b WHERE b.batch = c.batch
+			))
 	), event AS MATERIALIZED (
-		SELECT l.event_id, l.account_id, (l.parsed).user_id, (l.parsed).changed_gigs AS gigs,
-			-- A duplicate may be a late redelivery, after the gig came back.
-			l.event = 'gigs.removed' AND NOT l.is_duplicate AS removed,
-			CASE WHEN l.event IN ('gigs.partially_synced', 'gigs.fully_synced')
-				THEN (l.parsed).available_from ELSE (l.parsed).changed_from END AS lower,
-			CASE WHEN l.event IN ('gigs.partially_synced', 'gigs.fully_synced')
-				THEN (l.parsed).available_to ELSE (l.parsed).changed_to END AS upper
+		-- Without a body the window is unbounded: all must be fetched.
+		SELECT l.event_id, l.account_id, coalesce((l.parsed).user_id, l.user_id) AS user_id,
+			tstzmultirange(CASE WHEN w.lower > w.upper THEN tstzrange(w.upper, w.lower, '[]')
+				ELSE tstzrange(w.lower, w.upper, '[]') END) AS windows,
+			CASE WHEN NOT l.removed THEN (l.parsed).changed_gigs END AS updated_gigs,
+			CASE WHEN l.removed THEN (l.parsed).changed_gigs END AS removed_gigs,
+			1 AS events, 0 AS attempts, true AS in_batch
 		FROM logged AS l
+		CROSS JOIN LATERAL (
+			SELECT CASE WHEN l.synced THEN (l.parsed).available_from ELSE (l.parsed).changed_from END,
+				CASE WHEN l.synced THEN (l.parsed).available_to ELSE (l.parsed).changed_to END
+		) AS w (lower, upper)
 		LEFT JOIN retry AS r ON r.account_id = l.account_id
 		-- An event that is merged into the retry already must not count twice.
 		WHERE r.account_id IS NULL OR l.event_id > r.last_event_id
+		UNION ALL
+		SELECT r.last_event_id, r.account_id, r.user_id, r.windows, r.updated_gigs, r.removed_gigs,
+			r.events, r.attempts, coalesce(r.batch = c.batch, false)
+		FROM retry AS r
 	), merged AS (
-		-- Without a body the window is unbounded: all must be fetched.
-		SELECT e.account_id, count(*)::integer AS events, max(e.event_id) AS last_event_id,
-			(array_agg(e.user_id) FILTER (WHERE e.user_id IS NOT NULL))[1] AS user_id,
-			range_agg(CASE WHEN e.lower > e.upper THEN tstzrange(e.upper, e.lower, '[]')
-				ELSE tstzrange(e.lower, e.upper, '[]') END) AS windows
+		SELECT e.account_id, (array_agg(e.user_id) FILTER (WHERE e.user_id IS NOT NULL))[1] AS user_id,
+			range_agg(e.windows) AS windows, sum(e.events)::integer AS events, max(e.event_id) AS last_event_id,
+			max(e.attempts) AS attempts, bool_and(e.in_batch) AS in_batch
 		FROM event AS e
 		GROUP BY e.account_id
-	), account AS MATERIALIZED (
-		SELECT s.account_id, s.user_id
-		FROM @extschema@.gig_account_sync AS s
-		WHERE s.account_id = ANY (ARRAY(SELECT m.account_id FROM merged AS m WHERE m.user_id IS NULL))
 	), named AS (
 		-- The last event that names a gig decides.
 		SELECT DISTINCT ON (n.account_id, n.gig_id) n.account_id, n.gig_id, n.removed
 		FROM (
-			SELECT e.account_id, e.event_id, unnest(e.gigs) AS gig_id, e.removed FROM event AS e
+			SELECT e.account_id, e.event_id, unnest(e.updated_gigs) AS gig_id, false AS removed FROM event AS e
 			UNION ALL
-			SELECT r.account_id, r.last_event_id, unnest(r.updated_gigs), false FROM retry AS r
-			UNION ALL
-			SELECT r.account_id, r.last_event_id, unnest(r.removed_gigs), true FROM retry AS r
+			SELECT e.account_id, e.event_id, unnest(e.removed_gigs), true FROM event AS e
 		) AS n
 		ORDER BY n.account_id, n.gig_id, n.event_id DESC
 	), gigs AS (
@@ -1139,20 +1147,14 @@ BEGIN
 		FROM named AS n
 		GROUP BY n.account_id
 	)
-	SELECT coalesce(m.account_id, r.account_id), coalesce(m.user_id, r.user_id, s.user_id),
-		coalesce(m.windows + r.windows, m.windows, r.windows),
-		coalesce(g.updated, '{}'), coalesce(g.removed, '{}'),
-		coalesce(m.events, 0) + coalesce(r.events, 0),
-		coalesce(m.last_event_id, r.last_event_id), coalesce(r.attempts, 0),
-		r.account_id IS NULL OR coalesce(r.batch = c.batch, false)
+	SELECT m.account_id, m.user_id, m.windows, coalesce(g.updated, '{}'), coalesce(g.removed, '{}'),
+		m.events, m.last_event_id, m.attempts, m.in_batch
 	FROM merged AS m
-	FULL JOIN retry AS r ON r.account_id = m.account_id
-	LEFT JOIN account AS s ON s.account_id = m.account_id
-	LEFT JOIN gigs AS g ON g.account_id = coalesce(m.account_id, r.account_id)
-	ORDER BY coalesce(m.last_event_id, r.last_event_id);
+	LEFT JOIN gigs AS g ON g.account_id = m.account_id
+	ORDER BY m.last_event_id;
 END
 $$;
-COMMENT ON FUNCTION @extschema@.merge_gig_work(@extschema@.gig_consumer, uuid, uuid[]) IS
+COMMENT ON FUNCTION @extschema@.merge_gig_work(@extschema@.gig_consumer, uuid) IS
 	'merge the events and retries of a batch by account';
 
 CREATE FUNCTION @extschema@.read_gig_work(
@@ -1171,7 +1173,6 @@ DECLARE
 	last_id bigint;
 	range_end bigint;
 	writers text[];
-	retries uuid[];
 	matching integer;
 	accounts integer;
 	tried integer[] := '{}';
@@ -1253,25 +1254,20 @@ BEGIN
 		c.batch := nextval('@extschema@.gig_consumer_batch_seq');
 		-- A batch whose lease ran out may have left retries with events after the
 		-- end of this one: without their rows, these would be read again.
-		WITH due AS MATERIALIZED (
-			SELECT r.account_id
-			FROM @extschema@.gig_consumer_retry AS r
-			WHERE r.consumer = c.name AND r.due_at <= clock_timestamp() AND r.last_event_id <= c.batch_end
-				AND @extschema@.gig_consumer_part(r.account_id, c.parts) = c.part
-			ORDER BY r.due_at
+		UPDATE @extschema@.gig_consumer_retry AS r
+		SET batch = c.batch
+		WHERE r.consumer = c.name AND r.account_id = ANY (ARRAY(
+			SELECT d.account_id
+			FROM @extschema@.gig_consumer_retry AS d
+			WHERE d.consumer = c.name AND d.due_at <= clock_timestamp() AND d.last_event_id <= c.batch_end
+				AND @extschema@.gig_consumer_part(d.account_id, c.parts) = c.part
+			ORDER BY d.due_at
 			LIMIT max_events
-		), handed_out AS (
-			UPDATE @extschema@.gig_consumer_retry AS r
-			SET batch = c.batch
-			FROM due AS d
-			WHERE r.consumer = c.name AND r.account_id = d.account_id
-			RETURNING r.account_id
-		)
-		SELECT array_agg(h.account_id) INTO retries FROM handed_out AS h;
+		));
 
 		RETURN QUERY
 		WITH work AS MATERIALIZED (
-			SELECT m.* FROM @extschema@.merge_gig_work(c, NULL::uuid, retries) AS m
+			SELECT m.* FROM @extschema@.merge_gig_work(c) AS m
 		), absorbed AS (
 			-- An account whose retry is not due, or dead, keeps its new events for then.
 			UPDATE @extschema@.gig_consumer_retry AS r
@@ -1346,7 +1342,7 @@ BEGIN
 		CASE WHEN m.attempts + 1 >= 20 THEN 'infinity'
 			ELSE clock_timestamp() + coalesce(after, least(interval '5 seconds' * 2 ^ m.attempts, '1 hour')) END,
 		error
-	FROM @extschema@.merge_gig_work(c, retry_gig_work.account_id, ARRAY[retry_gig_work.account_id]) AS m
+	FROM @extschema@.merge_gig_work(c, retry_gig_work.account_id) AS m
 	WHERE m.in_batch AND m.account_id = retry_gig_work.account_id
 	ON CONFLICT ON CONSTRAINT gig_consumer_retry_pkey DO UPDATE
 	SET user_id = excluded.user_id, windows = excluded.windows, updated_gigs = excluded.updated_gigs,
