@@ -1002,8 +1002,6 @@ CREATE FUNCTION @extschema@.create_gig_consumer(
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-	created integer;
 BEGIN
 	IF coalesce(name, '') = '' THEN
 		RAISE EXCEPTION 'consumer name must not be empty' USING ERRCODE = 'invalid_parameter_value';
@@ -1011,17 +1009,12 @@ BEGIN
 		RAISE EXCEPTION 'events must not be empty or contain nulls' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF coalesce(parts, 0) NOT BETWEEN 1 AND 64 THEN
 		RAISE EXCEPTION 'parts must be between 1 and 64' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF coalesce(start_after, -1) < 0 THEN
-		RAISE EXCEPTION 'start_after must not be negative' USING ERRCODE = 'invalid_parameter_value';
-	END IF;
-	INSERT INTO @extschema@.gig_consumer (name, part, parts, events, position)
-	SELECT create_gig_consumer.name, p, create_gig_consumer.parts, create_gig_consumer.events, start_after
-	FROM generate_series(0, create_gig_consumer.parts - 1) AS p
-	ON CONFLICT DO NOTHING;
-	GET DIAGNOSTICS created = ROW_COUNT;
-	IF created < parts THEN
+	ELSIF EXISTS (SELECT FROM @extschema@.gig_consumer AS c WHERE c.name = $1) THEN
 		RAISE EXCEPTION 'consumer "%" already exists', name USING ERRCODE = 'duplicate_object';
 	END IF;
+	INSERT INTO @extschema@.gig_consumer (name, part, parts, events, position)
+	SELECT $1, p, $3, $2, $4
+	FROM generate_series(0, $3 - 1) AS p;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.create_gig_consumer(text, @extschema@.gig_event_kind[], integer, bigint) IS
@@ -1047,11 +1040,8 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF coalesce(event_id, -1) < 0 THEN
-		RAISE EXCEPTION 'event_id must not be negative' USING ERRCODE = 'invalid_parameter_value';
-	END IF;
 	UPDATE @extschema@.gig_consumer AS c
-	SET position = seek_gig_consumer.event_id, batch = NULL, batch_end = NULL, leased_until = NULL
+	SET position = seek_gig_consumer.event_id, batch = NULL
 	WHERE c.name = seek_gig_consumer.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'consumer "%" does not exist', name USING ERRCODE = 'undefined_object';
@@ -1065,16 +1055,14 @@ $$;
 COMMENT ON FUNCTION @extschema@.seek_gig_consumer(text, bigint) IS
 	'have a consumer go on after an event; its batches become invalid';
 
--- Returns the work of a batch, or of one account in it.  Retries of its accounts
--- are merged in; in_batch is false if the batch has not handed out the retry.
+-- Returns the work of a batch, or of one account in it, merged with the retries
+-- of the accounts, as new retries.  Where the batch has not handed out the retry
+-- of an account, "batch" is lower.
 --
 -- Joins must not depend on the statistics of the log, which say little of its
 -- end: a nested loop over the events would take quadratic time.
 CREATE FUNCTION @extschema@.merge_gig_work(c @extschema@.gig_consumer, only_account uuid DEFAULT NULL)
-RETURNS TABLE (
-	account_id uuid, user_id uuid, windows tstzmultirange, updated_gigs uuid[], removed_gigs uuid[],
-	events integer, last_event_id bigint, attempts integer, in_batch boolean
-)
+RETURNS SETOF @extschema@.gig_consumer_retry
 LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1000
 SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_seqscan = off SET jit = off
 AS $$
@@ -1111,9 +1099,7 @@ BEGIN
 		SELECT l.event_id, l.account_id, coalesce((l.parsed).user_id, l.user_id) AS user_id,
 			tstzmultirange(CASE WHEN w.lower > w.upper THEN tstzrange(w.upper, w.lower, '[]')
 				ELSE tstzrange(w.lower, w.upper, '[]') END) AS windows,
-			CASE WHEN NOT l.removed THEN (l.parsed).changed_gigs END AS updated_gigs,
-			CASE WHEN l.removed THEN (l.parsed).changed_gigs END AS removed_gigs,
-			1 AS events, 0 AS attempts, true AS in_batch
+			(l.parsed).changed_gigs AS gigs, l.removed, 1 AS events, 0 AS attempts, c.batch
 		FROM logged AS l
 		CROSS JOIN LATERAL (
 			SELECT CASE WHEN l.synced THEN (l.parsed).available_from ELSE (l.parsed).changed_from END,
@@ -1123,32 +1109,28 @@ BEGIN
 		-- An event that is merged into the retry already must not count twice.
 		WHERE r.account_id IS NULL OR l.event_id > r.last_event_id
 		UNION ALL
-		SELECT r.last_event_id, r.account_id, r.user_id, r.windows, r.updated_gigs, r.removed_gigs,
-			r.events, r.attempts, coalesce(r.batch = c.batch, false)
+		SELECT r.last_event_id, r.account_id, r.user_id, r.windows, g.gigs, g.removed, g.events, r.attempts, coalesce(r.batch, 0)
 		FROM retry AS r
-	), merged AS (
-		SELECT e.account_id, (array_agg(e.user_id) FILTER (WHERE e.user_id IS NOT NULL))[1] AS user_id,
-			range_agg(e.windows) AS windows, sum(e.events)::integer AS events, max(e.event_id) AS last_event_id,
-			max(e.attempts) AS attempts, bool_and(e.in_batch) AS in_batch
-		FROM event AS e
-		GROUP BY e.account_id
+		CROSS JOIN LATERAL (VALUES (r.updated_gigs, false, r.events), (r.removed_gigs, true, 0)) AS g (gigs, removed, events)
 	), named AS (
 		-- The last event that names a gig decides.
-		SELECT DISTINCT ON (n.account_id, n.gig_id) n.account_id, n.gig_id, n.removed
-		FROM (
-			SELECT e.account_id, e.event_id, unnest(e.updated_gigs) AS gig_id, false AS removed FROM event AS e
-			UNION ALL
-			SELECT e.account_id, e.event_id, unnest(e.removed_gigs), true FROM event AS e
-		) AS n
-		ORDER BY n.account_id, n.gig_id, n.event_id DESC
+		SELECT DISTINCT ON (e.account_id, gig_id) e.account_id, unnest(e.gigs) AS gig_id, e.removed
+		FROM event AS e
+		ORDER BY e.account_id, gig_id, e.event_id DESC
 	), gigs AS (
 		SELECT n.account_id, array_agg(n.gig_id) FILTER (WHERE NOT n.removed) AS updated,
 			array_agg(n.gig_id) FILTER (WHERE n.removed) AS removed
 		FROM named AS n
 		GROUP BY n.account_id
+	), merged AS (
+		SELECT e.account_id, (array_agg(e.user_id) FILTER (WHERE e.user_id IS NOT NULL))[1] AS user_id,
+			range_agg(e.windows) AS windows, sum(e.events)::integer AS events, max(e.event_id) AS last_event_id,
+			max(e.attempts) AS attempts, min(e.batch) AS batch
+		FROM event AS e
+		GROUP BY e.account_id
 	)
-	SELECT m.account_id, m.user_id, m.windows, coalesce(g.updated, '{}'), coalesce(g.removed, '{}'),
-		m.events, m.last_event_id, m.attempts, m.in_batch
+	SELECT c.name, m.account_id, m.user_id, m.windows, coalesce(g.updated, '{}'), coalesce(g.removed, '{}'),
+		m.events, m.last_event_id, m.attempts, NULL::timestamptz, NULL, m.batch
 	FROM merged AS m
 	LEFT JOIN gigs AS g ON g.account_id = m.account_id
 	ORDER BY m.last_event_id;
@@ -1170,21 +1152,16 @@ SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off SET enable_seq
 AS $$
 DECLARE
 	c @extschema@.gig_consumer;
+	started timestamptz := clock_timestamp();
 	last_id bigint;
-	range_end bigint;
 	writers text[];
-	matching integer;
-	accounts integer;
-	tried integer[] := '{}';
 BEGIN
 	IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
 		RAISE EXCEPTION 'read_gig_work must be called in isolation level READ COMMITTED'
 			USING ERRCODE = 'feature_not_supported',
 				DETAIL = 'An older snapshot could miss events that are settled by now.';
-	ELSIF coalesce(max_events, 0) < 1 THEN
-		RAISE EXCEPTION 'max_events must be positive' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF coalesce(lease, '0') <= '0' THEN
-		RAISE EXCEPTION 'lease must be positive' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF coalesce(max_events, 0) < 1 OR coalesce(lease, '0') <= '0' THEN
+		RAISE EXCEPTION 'max_events and lease must be positive' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF NOT EXISTS (SELECT FROM @extschema@.gig_consumer AS g WHERE g.name = consumer) THEN
 		RAISE EXCEPTION 'consumer "%" does not exist', consumer USING ERRCODE = 'undefined_object';
 	END IF;
@@ -1195,7 +1172,7 @@ BEGIN
 		SELECT s.last_value - (NOT s.is_called)::integer INTO last_id FROM @extschema@.gig_event_log_event_id_seq AS s;
 		SELECT g.* INTO c
 		FROM @extschema@.gig_consumer AS g
-		WHERE g.name = consumer AND g.part <> ALL (tried)
+		WHERE g.name = consumer AND (g.read_at <> started OR g.position < g.settled_id)
 			AND (g.batch IS NULL OR g.leased_until <= clock_timestamp())
 			AND (g.position < last_id OR EXISTS (
 				SELECT
@@ -1208,22 +1185,17 @@ BEGIN
 		FOR UPDATE SKIP LOCKED;
 		EXIT WHEN NOT FOUND;
 
-		SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{}') INTO writers
-		FROM pg_locks AS l
-		WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
-			AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-			AND l.relation = '@extschema@.gig_event_log'::regclass;
-		-- A prepared transaction keeps its virtual transaction id until the server
-		-- restarts, and is -1/xid from then on.  So when an ordinary id vanishes,
-		-- all that are -1/xid may stand for it.
+		writers := ARRAY(
+			SELECT l.virtualtransaction
+			FROM pg_locks AS l
+			WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
+				AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+				AND l.relation = '@extschema@.gig_event_log'::regclass
+		);
+		-- A prepared transaction that is older than the server's start is -1/xid,
+		-- whatever it was before, so that each of these may be one of the pending.
 		c.pending_transactions := ARRAY(
-			SELECT w
-			FROM unnest(writers) AS w
-			WHERE w = ANY (c.pending_transactions) OR (w LIKE '-1/%' AND EXISTS (
-				SELECT
-				FROM unnest(c.pending_transactions) AS p
-				WHERE p NOT LIKE '-1/%' AND p <> ALL (writers)
-			))
+			SELECT w FROM unnest(writers) AS w WHERE w = ANY (c.pending_transactions) OR w LIKE '-1/%'
 		);
 		IF c.pending_transactions = '{}' THEN
 			c.settled_id := greatest(c.settled_id, c.pending_id, CASE WHEN writers = '{}' THEN last_id END);
@@ -1233,23 +1205,19 @@ BEGIN
 
 		-- A batch of few events among many others would be slow to read again for
 		-- retries.  Ids without events count for nothing: most may be pruned.
-		range_end := least(
+		c.batch_end := greatest(c.position, least(
 			c.settled_id,
 			(SELECT min(l.event_id) FROM @extschema@.gig_event_log AS l WHERE l.event_id > c.position) + max_events * 100::bigint - 1
-		);
-		SELECT count(*), max(n.event_id) INTO matching, c.batch_end
-		FROM (
+		));
+		c.batch_end := coalesce((
 			SELECT l.event_id
 			FROM @extschema@.gig_event_log AS l
-			WHERE l.event_id > c.position AND l.event_id <= range_end AND l.outcome <> 'stale'
+			WHERE l.event_id > c.position AND l.event_id <= c.batch_end AND l.outcome <> 'stale'
 				AND (c.events IS NULL OR l.event = ANY (c.events))
 				AND (c.parts = 1 OR @extschema@.gig_consumer_part(l.account_id, c.parts) = c.part)
 			ORDER BY l.event_id
-			LIMIT max_events
-		) AS n;
-		IF matching < max_events THEN
-			c.batch_end := greatest(c.position, range_end);
-		END IF;
+			OFFSET max_events - 1 LIMIT 1
+		), c.batch_end);
 
 		c.batch := nextval('@extschema@.gig_consumer_batch_seq');
 		-- A batch whose lease ran out may have left retries with events after the
@@ -1274,15 +1242,13 @@ BEGIN
 			SET user_id = w.user_id, windows = w.windows, updated_gigs = w.updated_gigs,
 				removed_gigs = w.removed_gigs, events = w.events, last_event_id = w.last_event_id
 			FROM work AS w
-			WHERE r.consumer = c.name AND r.account_id = w.account_id AND NOT w.in_batch
+			WHERE r.consumer = c.name AND r.account_id = w.account_id AND w.batch < c.batch
 		)
-		SELECT c.batch, w.account_id, w.user_id, w.windows, w.updated_gigs, w.removed_gigs,
+		SELECT w.batch, w.account_id, w.user_id, w.windows, w.updated_gigs, w.removed_gigs,
 			w.events, w.last_event_id, w.attempts
 		FROM work AS w
-		WHERE w.in_batch;
-		GET DIAGNOSTICS accounts = ROW_COUNT;
-
-		IF accounts > 0 THEN
+		WHERE w.batch = c.batch;
+		IF FOUND THEN
 			c.leased_until := clock_timestamp() + lease;
 		ELSE
 			c.position := c.batch_end;
@@ -1291,12 +1257,9 @@ BEGIN
 		UPDATE @extschema@.gig_consumer AS g
 		SET position = c.position, settled_id = c.settled_id, pending_id = c.pending_id,
 			pending_transactions = c.pending_transactions, batch = c.batch, batch_end = c.batch_end,
-			leased_until = c.leased_until, read_at = clock_timestamp()
+			leased_until = c.leased_until, read_at = started
 		WHERE g.name = c.name AND g.part = c.part;
-		EXIT WHEN accounts > 0;
-		IF c.position >= c.settled_id THEN
-			tried := tried || c.part;
-		END IF;
+		EXIT WHEN c.batch IS NOT NULL;
 	END LOOP;
 END
 $$;
@@ -1327,30 +1290,23 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	c @extschema@.gig_consumer;
+	r @extschema@.gig_consumer_retry;
 BEGIN
-	IF after < '0' THEN
-		RAISE EXCEPTION 'after must not be negative' USING ERRCODE = 'invalid_parameter_value';
-	END IF;
-	SELECT g.* INTO c FROM @extschema@.gig_consumer AS g WHERE g.batch = retry_gig_work.batch FOR UPDATE;
+	SELECT g.* INTO c FROM @extschema@.gig_consumer AS g WHERE g.batch = $1 FOR UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'batch % is no longer leased', batch USING ERRCODE = 'serialization_failure';
 	END IF;
-	INSERT INTO @extschema@.gig_consumer_retry (consumer, account_id, user_id, windows, updated_gigs,
-		removed_gigs, events, last_event_id, attempts, due_at, error)
-	SELECT c.name, m.account_id, m.user_id, m.windows, m.updated_gigs,
-		m.removed_gigs, m.events, m.last_event_id, m.attempts + 1,
-		CASE WHEN m.attempts + 1 >= 20 THEN 'infinity'
-			ELSE clock_timestamp() + coalesce(after, least(interval '5 seconds' * 2 ^ m.attempts, '1 hour')) END,
-		error
-	FROM @extschema@.merge_gig_work(c, retry_gig_work.account_id) AS m
-	WHERE m.in_batch AND m.account_id = retry_gig_work.account_id
-	ON CONFLICT ON CONSTRAINT gig_consumer_retry_pkey DO UPDATE
-	SET user_id = excluded.user_id, windows = excluded.windows, updated_gigs = excluded.updated_gigs,
-		removed_gigs = excluded.removed_gigs, events = excluded.events, last_event_id = excluded.last_event_id,
-		attempts = excluded.attempts, due_at = excluded.due_at, error = excluded.error, batch = NULL;
+	SELECT m.* INTO r FROM @extschema@.merge_gig_work(c, account_id) AS m WHERE m.batch = $1 AND m.account_id = $2;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'account % is not in batch %', account_id, batch USING ERRCODE = 'invalid_parameter_value';
 	END IF;
+	r.attempts := r.attempts + 1;
+	r.due_at := CASE WHEN r.attempts >= 20 THEN 'infinity'
+		ELSE clock_timestamp() + coalesce(after, least(interval '5 seconds' * 2 ^ (r.attempts - 1), '1 hour')) END;
+	r.error := error;
+	r.batch := NULL;
+	DELETE FROM @extschema@.gig_consumer_retry AS o WHERE o.consumer = c.name AND o.account_id = $2;
+	INSERT INTO @extschema@.gig_consumer_retry VALUES (r.*);
 END
 $$;
 COMMENT ON FUNCTION @extschema@.retry_gig_work(bigint, uuid, text, interval) IS
@@ -1402,19 +1358,9 @@ COMMENT ON FUNCTION @extschema@.gig_account_fetched(text, uuid) IS
 
 -- A function, because Citus cannot join the log and a local table.
 CREATE FUNCTION @extschema@.gig_received_after(event_id bigint) RETURNS timestamptz
-LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER
+LANGUAGE sql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	RETURN (
-		SELECT l.received_at
-		FROM @extschema@.gig_event_log AS l
-		WHERE l.event_id > $1
-		ORDER BY l.event_id
-		LIMIT 1
-	);
-END
-$$;
+RETURN (SELECT l.received_at FROM @extschema@.gig_event_log AS l WHERE l.event_id > $1 ORDER BY l.event_id LIMIT 1);
 COMMENT ON FUNCTION @extschema@.gig_received_after(bigint) IS
 	'when the next event of the log after event_id was received';
 
