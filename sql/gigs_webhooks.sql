@@ -7,10 +7,9 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 DO $$
 BEGIN
 	IF getdatabaseencoding() <> 'UTF8' THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'feature_not_supported',
-			MESSAGE = format('extension "gigs_webhooks" does not support database encoding "%s"', getdatabaseencoding()),
-			HINT = 'Create the database with ENCODING ''UTF8''.';
+		RAISE EXCEPTION 'extension "gigs_webhooks" does not support database encoding "%"', getdatabaseencoding()
+			USING ERRCODE = 'feature_not_supported',
+				HINT = 'Create the database with ENCODING ''UTF8''.';
 	END IF;
 END
 $$;
@@ -592,18 +591,15 @@ DECLARE
 BEGIN
 	PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 	IF inbox IS NULL OR batch IS NULL OR batch <= 0 THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'invalid_parameter_value',
-			MESSAGE = 'inbox must not be null, and batch must be greater than zero';
+		RAISE EXCEPTION 'inbox must not be null, and batch must be greater than zero' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	SELECT c.relname INTO inbox_name FROM pg_class AS c WHERE c.oid = inbox AND c.relkind IN ('r', 'p');
 	IF inbox_name IS NULL
 		OR EXISTS (SELECT FROM pg_partition_tree(inbox) AS t JOIN pg_class AS c ON c.oid = t.relid WHERE c.relkind = 'f')
 	THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'wrong_object_type',
-			MESSAGE = format('cannot drain "%s"', inbox),
-			DETAIL = 'An inbox is an ordinary table, or a partitioned one without foreign partitions.';
+		RAISE EXCEPTION 'cannot drain "%"', inbox
+			USING ERRCODE = 'wrong_object_type',
+				DETAIL = 'An inbox is an ordinary table, or a partitioned one without foreign partitions.';
 	END IF;
 
 	-- The owner's triggers run as the caller.
@@ -614,10 +610,9 @@ BEGIN
 			AND u.oid <> o.oid AND NOT o.rolsuper
 			AND (u.rolsuper OR u.oid = (SELECT l.relowner FROM pg_class AS l WHERE l.oid = '@extschema@.gig_event_log'::regclass))
 	) THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'insufficient_privilege',
-			MESSAGE = format('must be owner of inbox "%s"', inbox_name),
-			HINT = 'Use SET ROLE to drain it as its owner.';
+		RAISE EXCEPTION 'must be owner of inbox "%"', inbox_name
+			USING ERRCODE = 'insufficient_privilege',
+				HINT = 'Use SET ROLE to drain it as its owner.';
 	END IF;
 
 	columns := ARRAY[key, body, signature, outcome, error, received_at];
@@ -627,13 +622,9 @@ BEGIN
 	LEFT JOIN pg_attribute AS a ON a.attrelid = inbox AND a.attname = c.name AND a.attnum > 0 AND NOT a.attisdropped;
 	FOR i IN 1 .. 6 LOOP
 		IF types[i] IS NULL AND (i < 6 OR received_at IS NOT NULL) THEN
-			RAISE EXCEPTION USING
-				ERRCODE = 'undefined_column',
-				MESSAGE = format('column "%s" of inbox "%s" does not exist', columns[i], inbox_name);
+			RAISE EXCEPTION 'column "%" of inbox "%" does not exist', columns[i], inbox_name USING ERRCODE = 'undefined_column';
 		ELSIF columns[i] = ANY (columns[2:i - 1]) THEN
-			RAISE EXCEPTION USING
-				ERRCODE = 'duplicate_column',
-				MESSAGE = format('column "%s" of inbox "%s" is named twice', columns[i], inbox_name);
+			RAISE EXCEPTION 'column "%" of inbox "%" is named twice', columns[i], inbox_name USING ERRCODE = 'duplicate_column';
 		END IF;
 	END LOOP;
 
@@ -644,10 +635,9 @@ BEGIN
 	JOIN pg_namespace AS n ON n.oid = t.relnamespace AND n.nspname = c.table_schema
 	WHERE c.column_name = body;
 	IF body_type NOT IN ('bytea', 'text', 'character varying') THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'datatype_mismatch',
-			MESSAGE = format('column "%s" of inbox "%s" has type %s', body, inbox_name, types[2]),
-			DETAIL = 'A body is bytea or text.';
+		RAISE EXCEPTION 'column "%" of inbox "%" has type %', body, inbox_name, types[2]
+			USING ERRCODE = 'datatype_mismatch',
+				DETAIL = 'A body is bytea or text.';
 	END IF;
 
 	-- The rows are locked in the first statement, so that the second one finds
@@ -700,10 +690,9 @@ BEGIN
 		END IF;
 		EXECUTE mark INTO n_marked USING picked.ctids, picked.tableoids, outcomes, errors;
 		IF n_marked <> cardinality(picked.ctids) THEN
-			RAISE EXCEPTION USING
-				ERRCODE = 'triggered_data_change_violation',
-				MESSAGE = format('could not mark all rows of inbox "%s" as drained', inbox_name),
-				HINT = 'A trigger, rule or policy of the table may have changed or dropped some.';
+			RAISE EXCEPTION 'could not mark all rows of inbox "%" as drained', inbox_name
+				USING ERRCODE = 'triggered_data_change_violation',
+					HINT = 'A trigger, rule or policy of the table may have changed or dropped some.';
 		END IF;
 		drained := drained + n_marked;
 		rejected := rejected + n_rejected;
@@ -762,16 +751,15 @@ DECLARE
 	END;
 BEGIN
 	IF problem IS NOT NULL THEN
-		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = problem;
+		RAISE EXCEPTION '%', problem USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	INSERT INTO @extschema@.gig_subscription (name, url, events, config)
 	VALUES ($1, $2, $4, $5)
 	ON CONFLICT ON CONSTRAINT gig_subscription_pkey DO NOTHING;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'duplicate_object',
-			MESSAGE = format('subscription "%s" already exists', $1),
-			HINT = 'Use add_gig_secret() to add a secret to it.';
+		RAISE EXCEPTION 'subscription "%" already exists', $1
+			USING ERRCODE = 'duplicate_object',
+				HINT = 'Use add_gig_secret() to add a secret to it.';
 	END IF;
 	IF $3 IS NOT NULL THEN
 		PERFORM @extschema@.add_gig_secret($1, $3);
@@ -795,22 +783,17 @@ BEGIN
 	-- Secrets are never in a variable: a plan could show it.
 	PERFORM FROM @extschema@.gig_subscription AS s WHERE s.name = $1 FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'undefined_object',
-			MESSAGE = format('subscription "%s" does not exist', $1);
-	END IF;
-	IF EXISTS (
-		SELECT
-		FROM @extschema@.gig_subscription AS s, unnest(s.secrets) AS k
-		WHERE s.name = $1 AND k.secret = $2 AND coalesce(k.retired_at, 'infinity') > clock_timestamp()
-	) THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'duplicate_object',
-			MESSAGE = format('subscription "%s" has this secret already', $1);
+		RAISE EXCEPTION 'subscription "%" does not exist', $1 USING ERRCODE = 'undefined_object';
 	END IF;
 	UPDATE @extschema@.gig_subscription AS s
 	SET secrets = s.secrets || ROW($2, clock_timestamp(), NULL)::@extschema@.gig_secret
-	WHERE s.name = $1;
+	WHERE s.name = $1 AND NOT EXISTS (
+		SELECT FROM unnest(s.secrets) AS k
+		WHERE k.secret = $2 AND coalesce(k.retired_at, 'infinity') > clock_timestamp()
+	);
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'subscription "%" has this secret already', $1 USING ERRCODE = 'duplicate_object';
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.add_gig_secret(text, text) IS
@@ -827,24 +810,11 @@ SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	IF $3 IS NULL THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'null_value_not_allowed',
-			MESSAGE = 'time of retirement must not be null';
+		RAISE EXCEPTION 'time of retirement must not be null' USING ERRCODE = 'null_value_not_allowed';
 	END IF;
 	PERFORM FROM @extschema@.gig_subscription AS s WHERE s.name = $1 FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'undefined_object',
-			MESSAGE = format('subscription "%s" does not exist', $1);
-	END IF;
-	IF NOT EXISTS (
-		SELECT
-		FROM @extschema@.gig_subscription AS s, unnest(s.secrets) AS k
-		WHERE s.name = $1 AND k.secret = $2 AND coalesce(k.retired_at, 'infinity') > clock_timestamp()
-	) THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'undefined_object',
-			MESSAGE = format('subscription "%s" has no such valid secret', $1);
+		RAISE EXCEPTION 'subscription "%" does not exist', $1 USING ERRCODE = 'undefined_object';
 	END IF;
 	UPDATE @extschema@.gig_subscription AS s
 	SET secrets = ARRAY(
@@ -859,7 +829,13 @@ BEGIN
 		FROM unnest(s.secrets) WITH ORDINALITY AS k (secret, added_at, retired_at, ord)
 		ORDER BY k.ord
 	)
-	WHERE s.name = $1;
+	WHERE s.name = $1 AND EXISTS (
+		SELECT FROM unnest(s.secrets) AS k
+		WHERE k.secret = $2 AND coalesce(k.retired_at, 'infinity') > clock_timestamp()
+	);
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'subscription "%" has no such valid secret', $1 USING ERRCODE = 'undefined_object';
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.retire_gig_secret(text, text, timestamptz) IS
@@ -873,9 +849,7 @@ AS $$
 BEGIN
 	DELETE FROM @extschema@.gig_subscription AS s WHERE s.name = $1;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'undefined_object',
-			MESSAGE = format('subscription "%s" does not exist', $1);
+		RAISE EXCEPTION 'subscription "%" does not exist', $1 USING ERRCODE = 'undefined_object';
 	END IF;
 END
 $$;
@@ -890,31 +864,23 @@ AS $$
 DECLARE
 	request jsonb;
 BEGIN
-	SELECT jsonb_build_object(
+	SELECT jsonb_strip_nulls(jsonb_build_object(
 		'events', CASE WHEN s.events = ARRAY['*'] THEN to_jsonb('*'::text) ELSE to_jsonb(s.events) END,
 		'name', s.name,
-		'url', s.url
-	) || CASE
-		WHEN k.secret IS NULL THEN '{}'
-		ELSE jsonb_build_object('secret', k.secret)
-	END || CASE
-		WHEN s.config IS NULL THEN '{}'
-		ELSE jsonb_build_object('config', s.config)
-	END
+		'url', s.url,
+		'secret', (
+			SELECT k.secret
+			FROM unnest(s.secrets) WITH ORDINALITY AS k (secret, added_at, retired_at, ord)
+			WHERE coalesce(k.retired_at, 'infinity') > clock_timestamp()
+			ORDER BY k.ord DESC
+			LIMIT 1
+		)
+	)) || CASE WHEN s.config IS NULL THEN '{}' ELSE jsonb_build_object('config', s.config) END
 	INTO request
 	FROM @extschema@.gig_subscription AS s
-	LEFT JOIN LATERAL (
-		SELECT u.secret
-		FROM unnest(s.secrets) WITH ORDINALITY AS u (secret, added_at, retired_at, ord)
-		WHERE coalesce(u.retired_at, 'infinity') > clock_timestamp()
-		ORDER BY u.ord DESC
-		LIMIT 1
-	) AS k ON true
 	WHERE s.name = $1;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'undefined_object',
-			MESSAGE = format('subscription "%s" does not exist', $1);
+		RAISE EXCEPTION 'subscription "%" does not exist', $1 USING ERRCODE = 'undefined_object';
 	END IF;
 	RETURN request;
 END
@@ -1248,16 +1214,14 @@ BEGIN
 			w.events, w.last_event_id, w.attempts
 		FROM work AS w
 		WHERE w.batch = c.batch;
-		IF FOUND THEN
-			c.leased_until := clock_timestamp() + lease;
-		ELSE
+		IF NOT FOUND THEN
 			c.position := c.batch_end;
 			c.batch := NULL;
 		END IF;
 		UPDATE @extschema@.gig_consumer AS g
 		SET position = c.position, settled_id = c.settled_id, pending_id = c.pending_id,
 			pending_transactions = c.pending_transactions, batch = c.batch, batch_end = c.batch_end,
-			leased_until = c.leased_until, read_at = started
+			leased_until = clock_timestamp() + lease, read_at = started
 		WHERE g.name = c.name AND g.part = c.part;
 		EXIT WHEN c.batch IS NOT NULL;
 	END LOOP;
@@ -1426,9 +1390,7 @@ DECLARE
 	last_pruned bigint;
 BEGIN
 	IF keep IS NULL OR keep < interval '0' OR batch IS NULL OR batch <= 0 THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'invalid_parameter_value',
-			MESSAGE = 'interval to keep must not be null or negative, batch must be greater than zero';
+		RAISE EXCEPTION 'interval to keep must not be null or negative, batch must be greater than zero' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	-- A duplicate may still arrive of an event within the dedupe window.
 	cutoff := now() - greatest(keep, @extschema@.gig_dedupe_window());
