@@ -251,148 +251,127 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.gig_quarantine_quarantin
 -- serves both.
 --
 
-CREATE FUNCTION @extschema@.parse_gig_event(body bytea)
-RETURNS @extschema@.gig_event
+CREATE FUNCTION @extschema@.parse_gig_event(body bytea) RETURNS @extschema@.gig_event
 AS 'MODULE_PATHNAME', 'parse_gig_event'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gig_event(bytea) IS
 	'any gigs webhook, parsed and checked';
 
-CREATE FUNCTION @extschema@.parse_gig_event(body text)
-RETURNS @extschema@.gig_event
+CREATE FUNCTION @extschema@.parse_gig_event(body text) RETURNS @extschema@.gig_event
 AS 'MODULE_PATHNAME', 'parse_gig_event'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gig_event(text) IS
 	'any gigs webhook, parsed and checked (from text)';
 
-CREATE FUNCTION @extschema@.parse_gigs_added(body bytea)
-RETURNS @extschema@.gigs_added
+CREATE FUNCTION @extschema@.parse_gigs_added(body bytea) RETURNS @extschema@.gigs_added
 AS 'MODULE_PATHNAME', 'parse_gigs_added'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_added(bytea) IS
 	'a gigs.added webhook, parsed and checked';
 
-CREATE FUNCTION @extschema@.parse_gigs_added(body text)
-RETURNS @extschema@.gigs_added
+CREATE FUNCTION @extschema@.parse_gigs_added(body text) RETURNS @extschema@.gigs_added
 AS 'MODULE_PATHNAME', 'parse_gigs_added'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_added(text) IS
 	'a gigs.added webhook, parsed and checked (from text)';
 
-CREATE FUNCTION @extschema@.parse_gigs_updated(body bytea)
-RETURNS @extschema@.gigs_updated
+CREATE FUNCTION @extschema@.parse_gigs_updated(body bytea) RETURNS @extschema@.gigs_updated
 AS 'MODULE_PATHNAME', 'parse_gigs_updated'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_updated(bytea) IS
 	'a gigs.updated webhook, parsed and checked';
 
-CREATE FUNCTION @extschema@.parse_gigs_updated(body text)
-RETURNS @extschema@.gigs_updated
+CREATE FUNCTION @extschema@.parse_gigs_updated(body text) RETURNS @extschema@.gigs_updated
 AS 'MODULE_PATHNAME', 'parse_gigs_updated'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_updated(text) IS
 	'a gigs.updated webhook, parsed and checked (from text)';
 
-CREATE FUNCTION @extschema@.parse_gigs_removed(body bytea)
-RETURNS @extschema@.gigs_removed
+CREATE FUNCTION @extschema@.parse_gigs_removed(body bytea) RETURNS @extschema@.gigs_removed
 AS 'MODULE_PATHNAME', 'parse_gigs_removed'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_removed(bytea) IS
 	'a gigs.removed webhook, parsed and checked';
 
-CREATE FUNCTION @extschema@.parse_gigs_removed(body text)
-RETURNS @extschema@.gigs_removed
+CREATE FUNCTION @extschema@.parse_gigs_removed(body text) RETURNS @extschema@.gigs_removed
 AS 'MODULE_PATHNAME', 'parse_gigs_removed'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_removed(text) IS
 	'a gigs.removed webhook, parsed and checked (from text)';
 
-CREATE FUNCTION @extschema@.parse_gigs_partially_synced(body bytea)
-RETURNS @extschema@.gigs_partially_synced
+CREATE FUNCTION @extschema@.parse_gigs_partially_synced(body bytea) RETURNS @extschema@.gigs_partially_synced
 AS 'MODULE_PATHNAME', 'parse_gigs_partially_synced'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_partially_synced(bytea) IS
 	'a gigs.partially_synced webhook, parsed and checked';
 
-CREATE FUNCTION @extschema@.parse_gigs_partially_synced(body text)
-RETURNS @extschema@.gigs_partially_synced
+CREATE FUNCTION @extschema@.parse_gigs_partially_synced(body text) RETURNS @extschema@.gigs_partially_synced
 AS 'MODULE_PATHNAME', 'parse_gigs_partially_synced'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_partially_synced(text) IS
 	'a gigs.partially_synced webhook, parsed and checked (from text)';
 
-CREATE FUNCTION @extschema@.parse_gigs_fully_synced(body bytea)
-RETURNS @extschema@.gigs_fully_synced
+CREATE FUNCTION @extschema@.parse_gigs_fully_synced(body bytea) RETURNS @extschema@.gigs_fully_synced
 AS 'MODULE_PATHNAME', 'parse_gigs_fully_synced'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_fully_synced(bytea) IS
 	'a gigs.fully_synced webhook, parsed and checked';
 
-CREATE FUNCTION @extschema@.parse_gigs_fully_synced(body text)
-RETURNS @extschema@.gigs_fully_synced
+CREATE FUNCTION @extschema@.parse_gigs_fully_synced(body text) RETURNS @extschema@.gigs_fully_synced
 AS 'MODULE_PATHNAME', 'parse_gigs_fully_synced'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_fully_synced(text) IS
 	'a gigs.fully_synced webhook, parsed and checked (from text)';
 
-CREATE FUNCTION @extschema@.parse_logged_gig_event(body bytea)
-RETURNS @extschema@.gig_event
+CREATE FUNCTION @extschema@.parse_logged_gig_event(body bytea) RETURNS @extschema@.gig_event
 AS 'MODULE_PATHNAME', 'parse_logged_gig_event'
 LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_logged_gig_event(bytea) IS
 	'a body of gig_event_log, parsed, whatever gigs_webhooks.max_body_size is';
 
-CREATE FUNCTION @extschema@.sign_gig_event(body bytea, secret text)
-RETURNS text
+CREATE FUNCTION @extschema@.sign_gig_event(body bytea, secret text) RETURNS text
 AS 'MODULE_PATHNAME', 'sign_gig_event'
 LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.sign_gig_event(bytea, text) IS
 	'the X-Argyle-Signature of a body: HMAC-SHA512 in lower-case hex';
 
-CREATE FUNCTION @extschema@.sign_gig_event(body bytea, secret bytea)
-RETURNS text
+CREATE FUNCTION @extschema@.sign_gig_event(body bytea, secret bytea) RETURNS text
 AS 'MODULE_PATHNAME', 'sign_gig_event'
 LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.sign_gig_event(bytea, bytea) IS
 	'the X-Argyle-Signature of a body: HMAC-SHA512 in lower-case hex';
 
-CREATE FUNCTION @extschema@.sign_gig_event(body text, secret text)
-RETURNS text
+CREATE FUNCTION @extschema@.sign_gig_event(body text, secret text) RETURNS text
 AS 'MODULE_PATHNAME', 'sign_gig_event'
 LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.sign_gig_event(text, text) IS
 	'the X-Argyle-Signature of a body: HMAC-SHA512 in lower-case hex';
 
-CREATE FUNCTION @extschema@.sign_gig_event(body text, secret bytea)
-RETURNS text
+CREATE FUNCTION @extschema@.sign_gig_event(body text, secret bytea) RETURNS text
 AS 'MODULE_PATHNAME', 'sign_gig_event'
 LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.sign_gig_event(text, bytea) IS
 	'the X-Argyle-Signature of a body: HMAC-SHA512 in lower-case hex';
 
-CREATE FUNCTION @extschema@.verify_gig_signature(body bytea, sig text, secret text)
-RETURNS boolean
+CREATE FUNCTION @extschema@.verify_gig_signature(body bytea, sig text, secret text) RETURNS boolean
 AS 'MODULE_PATHNAME', 'verify_gig_signature'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(bytea, text, text) IS
 	'whether a signature is valid for a body; false if any argument is null';
 
-CREATE FUNCTION @extschema@.verify_gig_signature(body bytea, sig text, secret bytea)
-RETURNS boolean
+CREATE FUNCTION @extschema@.verify_gig_signature(body bytea, sig text, secret bytea) RETURNS boolean
 AS 'MODULE_PATHNAME', 'verify_gig_signature'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(bytea, text, bytea) IS
 	'whether a signature is valid for a body; false if any argument is null';
 
-CREATE FUNCTION @extschema@.verify_gig_signature(body text, sig text, secret text)
-RETURNS boolean
+CREATE FUNCTION @extschema@.verify_gig_signature(body text, sig text, secret text) RETURNS boolean
 AS 'MODULE_PATHNAME', 'verify_gig_signature'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(text, text, text) IS
 	'whether a signature is valid for a body; false if any argument is null';
 
-CREATE FUNCTION @extschema@.verify_gig_signature(body text, sig text, secret bytea)
-RETURNS boolean
+CREATE FUNCTION @extschema@.verify_gig_signature(body text, sig text, secret bytea) RETURNS boolean
 AS 'MODULE_PATHNAME', 'verify_gig_signature'
 LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(text, text, bytea) IS
@@ -402,15 +381,13 @@ COMMENT ON FUNCTION @extschema@.verify_gig_signature(text, text, bytea) IS
 -- Settings, for SQL: current_setting() fails before the module is loaded
 --
 
-CREATE FUNCTION @extschema@.gig_stalled_after()
-RETURNS interval
+CREATE FUNCTION @extschema@.gig_stalled_after() RETURNS interval
 AS 'MODULE_PATHNAME', 'gig_stalled_after_interval'
 LANGUAGE C STABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.gig_stalled_after() IS
 	'the setting gigs_webhooks.stalled_after';
 
-CREATE FUNCTION @extschema@.gig_dedupe_window()
-RETURNS interval
+CREATE FUNCTION @extschema@.gig_dedupe_window() RETURNS interval
 AS 'MODULE_PATHNAME', 'gig_dedupe_window_interval'
 LANGUAGE C STABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.gig_dedupe_window() IS
@@ -423,15 +400,13 @@ COMMENT ON FUNCTION @extschema@.gig_dedupe_window() IS
 -- its own statements alone, so that nothing of the caller's runs as the owner.
 --
 
-CREATE FUNCTION @extschema@.ingest_gig_event(body bytea, sig text)
-RETURNS @extschema@.gig_ingest_outcome
+CREATE FUNCTION @extschema@.ingest_gig_event(body bytea, sig text) RETURNS @extschema@.gig_ingest_outcome
 AS 'MODULE_PATHNAME', 'ingest_gig_event'
 LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.ingest_gig_event(bytea, text) IS
 	'ingest a webhook: its raw body and its X-Argyle-Signature header; raises an error if it is rejected';
 
-CREATE FUNCTION @extschema@.ingest_gig_event(body text, sig text)
-RETURNS @extschema@.gig_ingest_outcome
+CREATE FUNCTION @extschema@.ingest_gig_event(body text, sig text) RETURNS @extschema@.gig_ingest_outcome
 AS 'MODULE_PATHNAME', 'ingest_gig_event'
 LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.ingest_gig_event(text, text) IS
@@ -467,8 +442,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.try_ingest_gig_event(text, text) IS
 	'ingest a webhook; a rejected one is returned with the reason';
 
-CREATE FUNCTION @extschema@.ingest_gig_events(bodies bytea[], sigs text[])
-RETURNS TABLE (
+CREATE FUNCTION @extschema@.ingest_gig_events(bodies bytea[], sigs text[]) RETURNS TABLE (
 	ord integer,
 	outcome @extschema@.gig_ingest_outcome,
 	event_id bigint,
@@ -482,8 +456,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT ROWS 1000;
 COMMENT ON FUNCTION @extschema@.ingest_gig_events(bytea[], text[]) IS
 	'ingest many webhooks in the order of the arrays; a rejected one does not affect the others';
 
-CREATE FUNCTION @extschema@.ingest_gig_events(bodies bytea[], sigs text[], received_at timestamptz[])
-RETURNS TABLE (
+CREATE FUNCTION @extschema@.ingest_gig_events(bodies bytea[], sigs text[], received_at timestamptz[]) RETURNS TABLE (
 	ord integer,
 	outcome @extschema@.gig_ingest_outcome,
 	event_id bigint,
@@ -551,8 +524,7 @@ $$;
 COMMENT ON FUNCTION @extschema@.retry_gig_quarantine(bigint) IS
 	'ingest quarantined webhooks, or one of them, with the times at which they were received';
 
-CREATE FUNCTION @extschema@.gig_inbox_ingest()
-RETURNS trigger
+CREATE FUNCTION @extschema@.gig_inbox_ingest() RETURNS trigger
 AS 'MODULE_PATHNAME', 'gig_inbox_ingest'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.gig_inbox_ingest() IS
@@ -708,8 +680,7 @@ COMMENT ON PROCEDURE @extschema@.drain_gig_inbox(regclass, integer, name, name, 
 -- Subscriptions
 --
 
-CREATE FUNCTION @extschema@.gig_subscription_changed()
-RETURNS trigger
+CREATE FUNCTION @extschema@.gig_subscription_changed() RETURNS trigger
 AS 'MODULE_PATHNAME', 'gig_subscription_changed'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.gig_subscription_changed() IS
@@ -735,8 +706,7 @@ CREATE FUNCTION @extschema@.create_gig_subscription(
 		'gigs.fully_synced'
 	],
 	config jsonb DEFAULT NULL
-)
-RETURNS void
+) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -769,8 +739,7 @@ $$;
 COMMENT ON FUNCTION @extschema@.create_gig_subscription(text, text, text, text[], jsonb) IS
 	'register a webhook subscription; without a secret its webhooks are accepted unsigned';
 
-CREATE FUNCTION @extschema@.add_gig_secret(name text, secret text)
-RETURNS void
+CREATE FUNCTION @extschema@.add_gig_secret(name text, secret text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -803,8 +772,7 @@ CREATE FUNCTION @extschema@.retire_gig_secret(
 	name text,
 	secret text,
 	at timestamptz DEFAULT pg_catalog.now()
-)
-RETURNS void
+) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -841,8 +809,7 @@ $$;
 COMMENT ON FUNCTION @extschema@.retire_gig_secret(text, text, timestamptz) IS
 	'refuse a secret from a time on; sessions do so from their next statement after the commit';
 
-CREATE FUNCTION @extschema@.drop_gig_subscription(name text)
-RETURNS void
+CREATE FUNCTION @extschema@.drop_gig_subscription(name text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -856,8 +823,7 @@ $$;
 COMMENT ON FUNCTION @extschema@.drop_gig_subscription(text) IS
 	'delete a subscription and its secrets; its events stay';
 
-CREATE FUNCTION @extschema@.gig_subscription_request(name text)
-RETURNS jsonb
+CREATE FUNCTION @extschema@.gig_subscription_request(name text) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE CALLED ON NULL INPUT
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -1518,8 +1484,7 @@ CREATE FUNCTION @extschema@.gig_event_counts(
 	bucket interval,
 	"from" timestamptz,
 	"to" timestamptz
-)
-RETURNS TABLE (
+) RETURNS TABLE (
 	bucket_start timestamptz,
 	event @extschema@.gig_event_kind,
 	events bigint,
@@ -1548,8 +1513,7 @@ COMMENT ON FUNCTION @extschema@.gig_event_counts(interval, timestamptz, timestam
 -- Privileges
 --
 
-CREATE FUNCTION @extschema@.grant_gig_receiver(role regrole)
-RETURNS void
+CREATE FUNCTION @extschema@.grant_gig_receiver(role regrole) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
