@@ -252,128 +252,107 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.gig_quarantine_quarantin
 --
 
 CREATE FUNCTION @extschema@.parse_gig_event(body bytea) RETURNS @extschema@.gig_event
-AS 'MODULE_PATHNAME', 'parse_gig_event'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gig_event(bytea) IS
 	'any gigs webhook, parsed and checked';
 
 CREATE FUNCTION @extschema@.parse_gig_event(body text) RETURNS @extschema@.gig_event
-AS 'MODULE_PATHNAME', 'parse_gig_event'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gig_event(text) IS
 	'any gigs webhook, parsed and checked (from text)';
 
 CREATE FUNCTION @extschema@.parse_gigs_added(body bytea) RETURNS @extschema@.gigs_added
-AS 'MODULE_PATHNAME', 'parse_gigs_added'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_added(bytea) IS
 	'a gigs.added webhook, parsed and checked';
 
 CREATE FUNCTION @extschema@.parse_gigs_added(body text) RETURNS @extschema@.gigs_added
-AS 'MODULE_PATHNAME', 'parse_gigs_added'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_added(text) IS
 	'a gigs.added webhook, parsed and checked (from text)';
 
 CREATE FUNCTION @extschema@.parse_gigs_updated(body bytea) RETURNS @extschema@.gigs_updated
-AS 'MODULE_PATHNAME', 'parse_gigs_updated'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_updated(bytea) IS
 	'a gigs.updated webhook, parsed and checked';
 
 CREATE FUNCTION @extschema@.parse_gigs_updated(body text) RETURNS @extschema@.gigs_updated
-AS 'MODULE_PATHNAME', 'parse_gigs_updated'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_updated(text) IS
 	'a gigs.updated webhook, parsed and checked (from text)';
 
 CREATE FUNCTION @extschema@.parse_gigs_removed(body bytea) RETURNS @extschema@.gigs_removed
-AS 'MODULE_PATHNAME', 'parse_gigs_removed'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_removed(bytea) IS
 	'a gigs.removed webhook, parsed and checked';
 
 CREATE FUNCTION @extschema@.parse_gigs_removed(body text) RETURNS @extschema@.gigs_removed
-AS 'MODULE_PATHNAME', 'parse_gigs_removed'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_removed(text) IS
 	'a gigs.removed webhook, parsed and checked (from text)';
 
 CREATE FUNCTION @extschema@.parse_gigs_partially_synced(body bytea) RETURNS @extschema@.gigs_partially_synced
-AS 'MODULE_PATHNAME', 'parse_gigs_partially_synced'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_partially_synced(bytea) IS
 	'a gigs.partially_synced webhook, parsed and checked';
 
 CREATE FUNCTION @extschema@.parse_gigs_partially_synced(body text) RETURNS @extschema@.gigs_partially_synced
-AS 'MODULE_PATHNAME', 'parse_gigs_partially_synced'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_partially_synced(text) IS
 	'a gigs.partially_synced webhook, parsed and checked (from text)';
 
 CREATE FUNCTION @extschema@.parse_gigs_fully_synced(body bytea) RETURNS @extschema@.gigs_fully_synced
-AS 'MODULE_PATHNAME', 'parse_gigs_fully_synced'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_fully_synced(bytea) IS
 	'a gigs.fully_synced webhook, parsed and checked';
 
 CREATE FUNCTION @extschema@.parse_gigs_fully_synced(body text) RETURNS @extschema@.gigs_fully_synced
-AS 'MODULE_PATHNAME', 'parse_gigs_fully_synced'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_fully_synced(text) IS
 	'a gigs.fully_synced webhook, parsed and checked (from text)';
 
 CREATE FUNCTION @extschema@.parse_logged_gig_event(body bytea) RETURNS @extschema@.gig_event
-AS 'MODULE_PATHNAME', 'parse_logged_gig_event'
-LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_logged_gig_event(bytea) IS
 	'a body of gig_event_log, parsed, whatever gigs_webhooks.max_body_size is';
 
 CREATE FUNCTION @extschema@.sign_gig_event(body bytea, secret text) RETURNS text
-AS 'MODULE_PATHNAME', 'sign_gig_event'
-LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.sign_gig_event(bytea, text) IS
 	'the X-Argyle-Signature of a body: HMAC-SHA512 in lower-case hex';
 
 CREATE FUNCTION @extschema@.sign_gig_event(body bytea, secret bytea) RETURNS text
-AS 'MODULE_PATHNAME', 'sign_gig_event'
-LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.sign_gig_event(bytea, bytea) IS
 	'the X-Argyle-Signature of a body: HMAC-SHA512 in lower-case hex';
 
 CREATE FUNCTION @extschema@.sign_gig_event(body text, secret text) RETURNS text
-AS 'MODULE_PATHNAME', 'sign_gig_event'
-LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.sign_gig_event(text, text) IS
 	'the X-Argyle-Signature of a body: HMAC-SHA512 in lower-case hex';
 
 CREATE FUNCTION @extschema@.sign_gig_event(body text, secret bytea) RETURNS text
-AS 'MODULE_PATHNAME', 'sign_gig_event'
-LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.sign_gig_event(text, bytea) IS
 	'the X-Argyle-Signature of a body: HMAC-SHA512 in lower-case hex';
 
 CREATE FUNCTION @extschema@.verify_gig_signature(body bytea, sig text, secret text) RETURNS boolean
-AS 'MODULE_PATHNAME', 'verify_gig_signature'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(bytea, text, text) IS
 	'whether a signature is valid for a body; false if any argument is null';
 
 CREATE FUNCTION @extschema@.verify_gig_signature(body bytea, sig text, secret bytea) RETURNS boolean
-AS 'MODULE_PATHNAME', 'verify_gig_signature'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(bytea, text, bytea) IS
 	'whether a signature is valid for a body; false if any argument is null';
 
 CREATE FUNCTION @extschema@.verify_gig_signature(body text, sig text, secret text) RETURNS boolean
-AS 'MODULE_PATHNAME', 'verify_gig_signature'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(text, text, text) IS
 	'whether a signature is valid for a body; false if any argument is null';
 
 CREATE FUNCTION @extschema@.verify_gig_signature(body text, sig text, secret bytea) RETURNS boolean
-AS 'MODULE_PATHNAME', 'verify_gig_signature'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(text, text, bytea) IS
 	'whether a signature is valid for a body; false if any argument is null';
 
@@ -401,14 +380,12 @@ COMMENT ON FUNCTION @extschema@.gig_dedupe_window() IS
 --
 
 CREATE FUNCTION @extschema@.ingest_gig_event(body bytea, sig text) RETURNS @extschema@.gig_ingest_outcome
-AS 'MODULE_PATHNAME', 'ingest_gig_event'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.ingest_gig_event(bytea, text) IS
 	'ingest a webhook: its raw body and its X-Argyle-Signature header; raises an error if it is rejected';
 
 CREATE FUNCTION @extschema@.ingest_gig_event(body text, sig text) RETURNS @extschema@.gig_ingest_outcome
-AS 'MODULE_PATHNAME', 'ingest_gig_event'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.ingest_gig_event(text, text) IS
 	'ingest a webhook: its raw body and its X-Argyle-Signature header; raises an error if it is rejected';
 
@@ -422,8 +399,7 @@ CREATE FUNCTION @extschema@.try_ingest_gig_event(
 	OUT sqlstate text,
 	OUT message text
 )
-AS 'MODULE_PATHNAME', 'try_ingest_gig_event'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.try_ingest_gig_event(bytea, text) IS
 	'ingest a webhook; a rejected one is returned with the reason';
 
@@ -437,8 +413,7 @@ CREATE FUNCTION @extschema@.try_ingest_gig_event(
 	OUT sqlstate text,
 	OUT message text
 )
-AS 'MODULE_PATHNAME', 'try_ingest_gig_event'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.try_ingest_gig_event(text, text) IS
 	'ingest a webhook; a rejected one is returned with the reason';
 
@@ -451,8 +426,7 @@ CREATE FUNCTION @extschema@.ingest_gig_events(bodies bytea[], sigs text[]) RETUR
 	sqlstate text,
 	message text
 )
-AS 'MODULE_PATHNAME', 'ingest_gig_events'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT ROWS 1000;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT ROWS 1000;
 COMMENT ON FUNCTION @extschema@.ingest_gig_events(bytea[], text[]) IS
 	'ingest many webhooks in the order of the arrays; a rejected one does not affect the others';
 
@@ -465,8 +439,7 @@ CREATE FUNCTION @extschema@.ingest_gig_events(bodies bytea[], sigs text[], recei
 	sqlstate text,
 	message text
 )
-AS 'MODULE_PATHNAME', 'ingest_gig_events'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT ROWS 1000;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT ROWS 1000;
 COMMENT ON FUNCTION @extschema@.ingest_gig_events(bytea[], text[], timestamptz[]) IS
 	'ingest many webhooks that were received at earlier times; a null time is the current one';
 
@@ -481,8 +454,7 @@ CREATE FUNCTION @extschema@.ingest_authentic_gig_event(
 	OUT sqlstate text,
 	OUT message text
 )
-AS 'MODULE_PATHNAME', 'ingest_authentic_gig_event'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.ingest_authentic_gig_event(bytea, timestamptz) IS
 	'ingest a webhook whose signature has been verified before';
 
@@ -525,8 +497,7 @@ COMMENT ON FUNCTION @extschema@.retry_gig_quarantine(bigint) IS
 	'ingest quarantined webhooks, or one of them, with the times at which they were received';
 
 CREATE FUNCTION @extschema@.gig_inbox_ingest() RETURNS trigger
-AS 'MODULE_PATHNAME', 'gig_inbox_ingest'
-LANGUAGE C VOLATILE PARALLEL UNSAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.gig_inbox_ingest() IS
 	'ingest rows inserted into a raw inbox table; arguments: the columns of body, signature, outcome and error';
 
@@ -576,8 +547,7 @@ BEGIN
 
 	-- The owner's triggers run as the caller.
 	IF EXISTS (
-		SELECT
-		FROM pg_class AS c, pg_roles AS o, pg_roles AS u
+		SELECT FROM pg_class AS c, pg_roles AS o, pg_roles AS u
 		WHERE c.oid = inbox AND o.oid = c.relowner AND u.rolname = current_user
 			AND u.oid <> o.oid AND NOT o.rolsuper
 			AND (u.rolsuper OR u.oid = (SELECT l.relowner FROM pg_class AS l WHERE l.oid = '@extschema@.gig_event_log'::regclass))
@@ -601,11 +571,10 @@ BEGIN
 	END LOOP;
 
 	-- A body must keep every byte.
-	SELECT c.data_type INTO body_type
-	FROM information_schema.columns AS c
-	JOIN pg_class AS t ON t.oid = inbox AND t.relname = c.table_name
-	JOIN pg_namespace AS n ON n.oid = t.relnamespace AND n.nspname = c.table_schema
-	WHERE c.column_name = body;
+	SELECT format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL) INTO body_type
+	FROM pg_attribute AS a
+	JOIN pg_type AS t ON t.oid = a.atttypid
+	WHERE a.attrelid = inbox AND a.attname = body;
 	IF body_type NOT IN ('bytea', 'text', 'character varying') THEN
 		RAISE EXCEPTION 'column "%" of inbox "%" has type %', body, inbox_name, types[2]
 			USING ERRCODE = 'datatype_mismatch',
@@ -681,8 +650,7 @@ COMMENT ON PROCEDURE @extschema@.drain_gig_inbox(regclass, integer, name, name, 
 --
 
 CREATE FUNCTION @extschema@.gig_subscription_changed() RETURNS trigger
-AS 'MODULE_PATHNAME', 'gig_subscription_changed'
-LANGUAGE C VOLATILE PARALLEL UNSAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.gig_subscription_changed() IS
 	'invalidate the subscriptions that sessions have cached';
 
@@ -698,13 +666,7 @@ CREATE FUNCTION @extschema@.create_gig_subscription(
 	name text,
 	url text,
 	secret text DEFAULT NULL,
-	events text[] DEFAULT ARRAY[
-		'gigs.added',
-		'gigs.updated',
-		'gigs.removed',
-		'gigs.partially_synced',
-		'gigs.fully_synced'
-	],
+	events text[] DEFAULT pg_catalog.enum_range(NULL::@extschema@.gig_event_kind)::text[],
 	config jsonb DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
@@ -1107,8 +1069,7 @@ BEGIN
 		WHERE g.name = consumer AND (g.read_at <> started OR g.position < g.settled_id)
 			AND (g.batch IS NULL OR g.leased_until <= clock_timestamp())
 			AND (g.position < last_id OR EXISTS (
-				SELECT
-				FROM @extschema@.gig_consumer_retry AS r
+				SELECT FROM @extschema@.gig_consumer_retry AS r
 				WHERE r.consumer = g.name AND r.due_at <= clock_timestamp()
 					AND @extschema@.gig_consumer_part(r.account_id, g.parts) = g.part
 			))
@@ -1272,13 +1233,11 @@ BEGIN
 		RAISE EXCEPTION 'consumer "%" does not exist', consumer USING ERRCODE = 'undefined_object';
 	END IF;
 	RETURN EXISTS (
-		SELECT
-		FROM @extschema@.gig_account_sync AS s
+		SELECT FROM @extschema@.gig_account_sync AS s
 		JOIN @extschema@.gig_consumer AS g ON g.part = @extschema@.gig_consumer_part(s.account_id, g.parts)
 		WHERE s.account_id = gig_account_fetched.account_id AND g.name = consumer AND s.last_event_id <= g.position
 	) AND NOT EXISTS (
-		SELECT
-		FROM @extschema@.gig_consumer_retry AS r
+		SELECT FROM @extschema@.gig_consumer_retry AS r
 		WHERE r.consumer = gig_account_fetched.consumer AND r.account_id = gig_account_fetched.account_id
 	);
 END
@@ -1335,8 +1294,7 @@ CREATE FUNCTION @extschema@.rebuild_gig_sync(
 	OUT accounts_rebuilt bigint,
 	OUT accounts_skipped bigint
 )
-AS 'MODULE_PATHNAME', 'rebuild_gig_sync'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.rebuild_gig_sync(uuid) IS
 	'apply the log again to gig_account_sync, for one account or all; skips accounts whose first events are pruned';
 
