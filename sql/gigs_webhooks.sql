@@ -458,11 +458,7 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.ingest_authentic_gig_event(bytea, timestamptz) IS
 	'ingest a webhook whose signature has been verified before';
 
-CREATE FUNCTION @extschema@.retry_gig_quarantine(
-	quarantine_id bigint DEFAULT NULL,
-	OUT ingested bigint,
-	OUT kept bigint
-)
+CREATE FUNCTION @extschema@.retry_gig_quarantine(quarantine_id bigint DEFAULT NULL, OUT ingested bigint, OUT kept bigint)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -730,11 +726,7 @@ $$;
 COMMENT ON FUNCTION @extschema@.add_gig_secret(text, text) IS
 	'accept another secret for a subscription; the existing ones stay valid';
 
-CREATE FUNCTION @extschema@.retire_gig_secret(
-	name text,
-	secret text,
-	at timestamptz DEFAULT pg_catalog.now()
-) RETURNS void
+CREATE FUNCTION @extschema@.retire_gig_secret(name text, secret text, at timestamptz DEFAULT pg_catalog.now()) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -919,11 +911,11 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	DELETE FROM @extschema@.gig_consumer AS c WHERE c.name = drop_gig_consumer.name;
+	DELETE FROM @extschema@.gig_consumer AS c WHERE c.name = $1;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'consumer "%" does not exist', name USING ERRCODE = 'undefined_object';
 	END IF;
-	DELETE FROM @extschema@.gig_consumer_retry AS r WHERE r.consumer = drop_gig_consumer.name;
+	DELETE FROM @extschema@.gig_consumer_retry AS r WHERE r.consumer = $1;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.drop_gig_consumer(text) IS
@@ -935,15 +927,15 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	UPDATE @extschema@.gig_consumer AS c
-	SET position = seek_gig_consumer.event_id, batch = NULL
-	WHERE c.name = seek_gig_consumer.name;
+	SET position = $2, batch = NULL
+	WHERE c.name = $1;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'consumer "%" does not exist', name USING ERRCODE = 'undefined_object';
 	END IF;
 	-- Events that are read again must be merged into retries again.
 	UPDATE @extschema@.gig_consumer_retry AS r
-	SET last_event_id = seek_gig_consumer.event_id
-	WHERE r.consumer = seek_gig_consumer.name AND r.last_event_id > seek_gig_consumer.event_id;
+	SET last_event_id = $2
+	WHERE r.consumer = $1 AND r.last_event_id > $2;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.seek_gig_consumer(text, bigint) IS
@@ -1164,11 +1156,11 @@ AS $$
 BEGIN
 	UPDATE @extschema@.gig_consumer AS c
 	SET position = c.batch_end, batch = NULL
-	WHERE c.batch = finish_gig_work.batch;
+	WHERE c.batch = $1;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'batch % is no longer leased', batch USING ERRCODE = 'serialization_failure';
 	END IF;
-	DELETE FROM @extschema@.gig_consumer_retry AS r WHERE r.batch = finish_gig_work.batch;
+	DELETE FROM @extschema@.gig_consumer_retry AS r WHERE r.batch = $1;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.finish_gig_work(bigint) IS
@@ -1215,8 +1207,7 @@ BEGIN
 	END IF;
 	UPDATE @extschema@.gig_consumer_retry AS r
 	SET attempts = 0, due_at = clock_timestamp()
-	WHERE r.consumer = revive_gig_work.consumer AND r.due_at = 'infinity'
-		AND (revive_gig_work.account_id IS NULL OR r.account_id = revive_gig_work.account_id);
+	WHERE r.consumer = $1 AND r.due_at = 'infinity' AND ($2 IS NULL OR r.account_id = $2);
 	GET DIAGNOSTICS revived = ROW_COUNT;
 	RETURN revived;
 END
@@ -1235,10 +1226,9 @@ BEGIN
 	RETURN EXISTS (
 		SELECT FROM @extschema@.gig_account_sync AS s
 		JOIN @extschema@.gig_consumer AS g ON g.part = @extschema@.gig_consumer_part(s.account_id, g.parts)
-		WHERE s.account_id = gig_account_fetched.account_id AND g.name = consumer AND s.last_event_id <= g.position
+		WHERE s.account_id = $2 AND g.name = consumer AND s.last_event_id <= g.position
 	) AND NOT EXISTS (
-		SELECT FROM @extschema@.gig_consumer_retry AS r
-		WHERE r.consumer = gig_account_fetched.consumer AND r.account_id = gig_account_fetched.account_id
+		SELECT FROM @extschema@.gig_consumer_retry AS r WHERE r.consumer = $1 AND r.account_id = $2
 	);
 END
 $$;
@@ -1289,11 +1279,7 @@ COMMENT ON FUNCTION @extschema@.grant_gig_consumer(regrole) IS
 -- Upkeep
 --
 
-CREATE FUNCTION @extschema@.rebuild_gig_sync(
-	account_id uuid DEFAULT NULL,
-	OUT accounts_rebuilt bigint,
-	OUT accounts_skipped bigint
-)
+CREATE FUNCTION @extschema@.rebuild_gig_sync(account_id uuid DEFAULT NULL, OUT accounts_rebuilt bigint, OUT accounts_skipped bigint)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.rebuild_gig_sync(uuid) IS
 	'apply the log again to gig_account_sync, for one account or all; skips accounts whose first events are pruned';
@@ -1438,11 +1424,7 @@ CROSS JOIN LATERAL @extschema@.parse_logged_gig_event(coalesce(l.body, o.body)) 
 COMMENT ON VIEW @extschema@.gig_event_history IS
 	'the log with its bodies parsed; a duplicate has those of its first delivery, if that is still there';
 
-CREATE FUNCTION @extschema@.gig_event_counts(
-	bucket interval,
-	"from" timestamptz,
-	"to" timestamptz
-) RETURNS TABLE (
+CREATE FUNCTION @extschema@.gig_event_counts(bucket interval, "from" timestamptz, "to" timestamptz) RETURNS TABLE (
 	bucket_start timestamptz,
 	event @extschema@.gig_event_kind,
 	events bigint,
