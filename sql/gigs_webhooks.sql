@@ -1239,7 +1239,7 @@ COMMENT ON FUNCTION @extschema@.gig_account_fetched(text, uuid) IS
 CREATE FUNCTION @extschema@.gig_received_after(event_id bigint) RETURNS timestamptz
 LANGUAGE sql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-RETURN (SELECT l.received_at FROM @extschema@.gig_event_log AS l WHERE l.event_id > $1 ORDER BY l.event_id LIMIT 1);
+AS $$ SELECT l.received_at FROM @extschema@.gig_event_log AS l WHERE l.event_id > $1 ORDER BY l.event_id LIMIT 1 $$;
 COMMENT ON FUNCTION @extschema@.gig_received_after(bigint) IS
 	'when the next event of the log after event_id was received';
 
