@@ -7,10 +7,9 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 DO $$
 BEGIN
 	IF getdatabaseencoding() <> 'UTF8' THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'feature_not_supported',
-			MESSAGE = format('extension "gigs_webhooks" does not support database encoding "%s"', getdatabaseencoding()),
-			HINT = 'Create the database with ENCODING ''UTF8''.';
+		RAISE EXCEPTION 'extension "gigs_webhooks" does not support database encoding "%"', getdatabaseencoding()
+			USING ERRCODE = 'feature_not_supported',
+				HINT = 'Create the database with ENCODING ''UTF8''.';
 	END IF;
 END
 $$;
@@ -252,150 +251,108 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.gig_quarantine_quarantin
 -- serves both.
 --
 
-CREATE FUNCTION @extschema@.parse_gig_event(body bytea)
-RETURNS @extschema@.gig_event
-AS 'MODULE_PATHNAME', 'parse_gig_event'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.parse_gig_event(body bytea) RETURNS @extschema@.gig_event
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gig_event(bytea) IS
 	'any gigs webhook, parsed and checked';
 
-CREATE FUNCTION @extschema@.parse_gig_event(body text)
-RETURNS @extschema@.gig_event
-AS 'MODULE_PATHNAME', 'parse_gig_event'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.parse_gig_event(body text) RETURNS @extschema@.gig_event
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gig_event(text) IS
 	'any gigs webhook, parsed and checked (from text)';
 
-CREATE FUNCTION @extschema@.parse_gigs_added(body bytea)
-RETURNS @extschema@.gigs_added
-AS 'MODULE_PATHNAME', 'parse_gigs_added'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.parse_gigs_added(body bytea) RETURNS @extschema@.gigs_added
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_added(bytea) IS
 	'a gigs.added webhook, parsed and checked';
 
-CREATE FUNCTION @extschema@.parse_gigs_added(body text)
-RETURNS @extschema@.gigs_added
-AS 'MODULE_PATHNAME', 'parse_gigs_added'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.parse_gigs_added(body text) RETURNS @extschema@.gigs_added
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_added(text) IS
 	'a gigs.added webhook, parsed and checked (from text)';
 
-CREATE FUNCTION @extschema@.parse_gigs_updated(body bytea)
-RETURNS @extschema@.gigs_updated
-AS 'MODULE_PATHNAME', 'parse_gigs_updated'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.parse_gigs_updated(body bytea) RETURNS @extschema@.gigs_updated
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_updated(bytea) IS
 	'a gigs.updated webhook, parsed and checked';
 
-CREATE FUNCTION @extschema@.parse_gigs_updated(body text)
-RETURNS @extschema@.gigs_updated
-AS 'MODULE_PATHNAME', 'parse_gigs_updated'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.parse_gigs_updated(body text) RETURNS @extschema@.gigs_updated
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_updated(text) IS
 	'a gigs.updated webhook, parsed and checked (from text)';
 
-CREATE FUNCTION @extschema@.parse_gigs_removed(body bytea)
-RETURNS @extschema@.gigs_removed
-AS 'MODULE_PATHNAME', 'parse_gigs_removed'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.parse_gigs_removed(body bytea) RETURNS @extschema@.gigs_removed
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_removed(bytea) IS
 	'a gigs.removed webhook, parsed and checked';
 
-CREATE FUNCTION @extschema@.parse_gigs_removed(body text)
-RETURNS @extschema@.gigs_removed
-AS 'MODULE_PATHNAME', 'parse_gigs_removed'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.parse_gigs_removed(body text) RETURNS @extschema@.gigs_removed
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_removed(text) IS
 	'a gigs.removed webhook, parsed and checked (from text)';
 
-CREATE FUNCTION @extschema@.parse_gigs_partially_synced(body bytea)
-RETURNS @extschema@.gigs_partially_synced
-AS 'MODULE_PATHNAME', 'parse_gigs_partially_synced'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.parse_gigs_partially_synced(body bytea) RETURNS @extschema@.gigs_partially_synced
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_partially_synced(bytea) IS
 	'a gigs.partially_synced webhook, parsed and checked';
 
-CREATE FUNCTION @extschema@.parse_gigs_partially_synced(body text)
-RETURNS @extschema@.gigs_partially_synced
-AS 'MODULE_PATHNAME', 'parse_gigs_partially_synced'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.parse_gigs_partially_synced(body text) RETURNS @extschema@.gigs_partially_synced
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_partially_synced(text) IS
 	'a gigs.partially_synced webhook, parsed and checked (from text)';
 
-CREATE FUNCTION @extschema@.parse_gigs_fully_synced(body bytea)
-RETURNS @extschema@.gigs_fully_synced
-AS 'MODULE_PATHNAME', 'parse_gigs_fully_synced'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.parse_gigs_fully_synced(body bytea) RETURNS @extschema@.gigs_fully_synced
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_fully_synced(bytea) IS
 	'a gigs.fully_synced webhook, parsed and checked';
 
-CREATE FUNCTION @extschema@.parse_gigs_fully_synced(body text)
-RETURNS @extschema@.gigs_fully_synced
-AS 'MODULE_PATHNAME', 'parse_gigs_fully_synced'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.parse_gigs_fully_synced(body text) RETURNS @extschema@.gigs_fully_synced
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_fully_synced(text) IS
 	'a gigs.fully_synced webhook, parsed and checked (from text)';
 
-CREATE FUNCTION @extschema@.parse_logged_gig_event(body bytea)
-RETURNS @extschema@.gig_event
-AS 'MODULE_PATHNAME', 'parse_logged_gig_event'
-LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.parse_logged_gig_event(body bytea) RETURNS @extschema@.gig_event
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_logged_gig_event(bytea) IS
 	'a body of gig_event_log, parsed, whatever gigs_webhooks.max_body_size is';
 
-CREATE FUNCTION @extschema@.sign_gig_event(body bytea, secret text)
-RETURNS text
-AS 'MODULE_PATHNAME', 'sign_gig_event'
-LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.sign_gig_event(body bytea, secret text) RETURNS text
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.sign_gig_event(bytea, text) IS
 	'the X-Argyle-Signature of a body: HMAC-SHA512 in lower-case hex';
 
-CREATE FUNCTION @extschema@.sign_gig_event(body bytea, secret bytea)
-RETURNS text
-AS 'MODULE_PATHNAME', 'sign_gig_event'
-LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.sign_gig_event(body bytea, secret bytea) RETURNS text
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.sign_gig_event(bytea, bytea) IS
 	'the X-Argyle-Signature of a body: HMAC-SHA512 in lower-case hex';
 
-CREATE FUNCTION @extschema@.sign_gig_event(body text, secret text)
-RETURNS text
-AS 'MODULE_PATHNAME', 'sign_gig_event'
-LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.sign_gig_event(body text, secret text) RETURNS text
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.sign_gig_event(text, text) IS
 	'the X-Argyle-Signature of a body: HMAC-SHA512 in lower-case hex';
 
-CREATE FUNCTION @extschema@.sign_gig_event(body text, secret bytea)
-RETURNS text
-AS 'MODULE_PATHNAME', 'sign_gig_event'
-LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.sign_gig_event(body text, secret bytea) RETURNS text
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.sign_gig_event(text, bytea) IS
 	'the X-Argyle-Signature of a body: HMAC-SHA512 in lower-case hex';
 
-CREATE FUNCTION @extschema@.verify_gig_signature(body bytea, sig text, secret text)
-RETURNS boolean
-AS 'MODULE_PATHNAME', 'verify_gig_signature'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.verify_gig_signature(body bytea, sig text, secret text) RETURNS boolean
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(bytea, text, text) IS
 	'whether a signature is valid for a body; false if any argument is null';
 
-CREATE FUNCTION @extschema@.verify_gig_signature(body bytea, sig text, secret bytea)
-RETURNS boolean
-AS 'MODULE_PATHNAME', 'verify_gig_signature'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.verify_gig_signature(body bytea, sig text, secret bytea) RETURNS boolean
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(bytea, text, bytea) IS
 	'whether a signature is valid for a body; false if any argument is null';
 
-CREATE FUNCTION @extschema@.verify_gig_signature(body text, sig text, secret text)
-RETURNS boolean
-AS 'MODULE_PATHNAME', 'verify_gig_signature'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.verify_gig_signature(body text, sig text, secret text) RETURNS boolean
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(text, text, text) IS
 	'whether a signature is valid for a body; false if any argument is null';
 
-CREATE FUNCTION @extschema@.verify_gig_signature(body text, sig text, secret bytea)
-RETURNS boolean
-AS 'MODULE_PATHNAME', 'verify_gig_signature'
-LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.verify_gig_signature(body text, sig text, secret bytea) RETURNS boolean
+AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.verify_gig_signature(text, text, bytea) IS
 	'whether a signature is valid for a body; false if any argument is null';
 
@@ -403,15 +360,13 @@ COMMENT ON FUNCTION @extschema@.verify_gig_signature(text, text, bytea) IS
 -- Settings, for SQL: current_setting() fails before the module is loaded
 --
 
-CREATE FUNCTION @extschema@.gig_stalled_after()
-RETURNS interval
+CREATE FUNCTION @extschema@.gig_stalled_after() RETURNS interval
 AS 'MODULE_PATHNAME', 'gig_stalled_after_interval'
 LANGUAGE C STABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.gig_stalled_after() IS
 	'the setting gigs_webhooks.stalled_after';
 
-CREATE FUNCTION @extschema@.gig_dedupe_window()
-RETURNS interval
+CREATE FUNCTION @extschema@.gig_dedupe_window() RETURNS interval
 AS 'MODULE_PATHNAME', 'gig_dedupe_window_interval'
 LANGUAGE C STABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.gig_dedupe_window() IS
@@ -424,17 +379,13 @@ COMMENT ON FUNCTION @extschema@.gig_dedupe_window() IS
 -- its own statements alone, so that nothing of the caller's runs as the owner.
 --
 
-CREATE FUNCTION @extschema@.ingest_gig_event(body bytea, sig text)
-RETURNS @extschema@.gig_ingest_outcome
-AS 'MODULE_PATHNAME', 'ingest_gig_event'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
+CREATE FUNCTION @extschema@.ingest_gig_event(body bytea, sig text) RETURNS @extschema@.gig_ingest_outcome
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.ingest_gig_event(bytea, text) IS
 	'ingest a webhook: its raw body and its X-Argyle-Signature header; raises an error if it is rejected';
 
-CREATE FUNCTION @extschema@.ingest_gig_event(body text, sig text)
-RETURNS @extschema@.gig_ingest_outcome
-AS 'MODULE_PATHNAME', 'ingest_gig_event'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
+CREATE FUNCTION @extschema@.ingest_gig_event(body text, sig text) RETURNS @extschema@.gig_ingest_outcome
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.ingest_gig_event(text, text) IS
 	'ingest a webhook: its raw body and its X-Argyle-Signature header; raises an error if it is rejected';
 
@@ -448,8 +399,7 @@ CREATE FUNCTION @extschema@.try_ingest_gig_event(
 	OUT sqlstate text,
 	OUT message text
 )
-AS 'MODULE_PATHNAME', 'try_ingest_gig_event'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.try_ingest_gig_event(bytea, text) IS
 	'ingest a webhook; a rejected one is returned with the reason';
 
@@ -463,13 +413,11 @@ CREATE FUNCTION @extschema@.try_ingest_gig_event(
 	OUT sqlstate text,
 	OUT message text
 )
-AS 'MODULE_PATHNAME', 'try_ingest_gig_event'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.try_ingest_gig_event(text, text) IS
 	'ingest a webhook; a rejected one is returned with the reason';
 
-CREATE FUNCTION @extschema@.ingest_gig_events(bodies bytea[], sigs text[])
-RETURNS TABLE (
+CREATE FUNCTION @extschema@.ingest_gig_events(bodies bytea[], sigs text[]) RETURNS TABLE (
 	ord integer,
 	outcome @extschema@.gig_ingest_outcome,
 	event_id bigint,
@@ -478,13 +426,11 @@ RETURNS TABLE (
 	sqlstate text,
 	message text
 )
-AS 'MODULE_PATHNAME', 'ingest_gig_events'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT ROWS 1000;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT ROWS 1000;
 COMMENT ON FUNCTION @extschema@.ingest_gig_events(bytea[], text[]) IS
 	'ingest many webhooks in the order of the arrays; a rejected one does not affect the others';
 
-CREATE FUNCTION @extschema@.ingest_gig_events(bodies bytea[], sigs text[], received_at timestamptz[])
-RETURNS TABLE (
+CREATE FUNCTION @extschema@.ingest_gig_events(bodies bytea[], sigs text[], received_at timestamptz[]) RETURNS TABLE (
 	ord integer,
 	outcome @extschema@.gig_ingest_outcome,
 	event_id bigint,
@@ -493,8 +439,7 @@ RETURNS TABLE (
 	sqlstate text,
 	message text
 )
-AS 'MODULE_PATHNAME', 'ingest_gig_events'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT ROWS 1000;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT ROWS 1000;
 COMMENT ON FUNCTION @extschema@.ingest_gig_events(bytea[], text[], timestamptz[]) IS
 	'ingest many webhooks that were received at earlier times; a null time is the current one';
 
@@ -509,16 +454,11 @@ CREATE FUNCTION @extschema@.ingest_authentic_gig_event(
 	OUT sqlstate text,
 	OUT message text
 )
-AS 'MODULE_PATHNAME', 'ingest_authentic_gig_event'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.ingest_authentic_gig_event(bytea, timestamptz) IS
 	'ingest a webhook whose signature has been verified before';
 
-CREATE FUNCTION @extschema@.retry_gig_quarantine(
-	quarantine_id bigint DEFAULT NULL,
-	OUT ingested bigint,
-	OUT kept bigint
-)
+CREATE FUNCTION @extschema@.retry_gig_quarantine(quarantine_id bigint DEFAULT NULL, OUT ingested bigint, OUT kept bigint)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -552,10 +492,8 @@ $$;
 COMMENT ON FUNCTION @extschema@.retry_gig_quarantine(bigint) IS
 	'ingest quarantined webhooks, or one of them, with the times at which they were received';
 
-CREATE FUNCTION @extschema@.gig_inbox_ingest()
-RETURNS trigger
-AS 'MODULE_PATHNAME', 'gig_inbox_ingest'
-LANGUAGE C VOLATILE PARALLEL UNSAFE;
+CREATE FUNCTION @extschema@.gig_inbox_ingest() RETURNS trigger
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.gig_inbox_ingest() IS
 	'ingest rows inserted into a raw inbox table; arguments: the columns of body, signature, outcome and error';
 
@@ -592,32 +530,27 @@ DECLARE
 BEGIN
 	PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 	IF inbox IS NULL OR batch IS NULL OR batch <= 0 THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'invalid_parameter_value',
-			MESSAGE = 'inbox must not be null, and batch must be greater than zero';
+		RAISE EXCEPTION 'inbox must not be null, and batch must be greater than zero' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	SELECT c.relname INTO inbox_name FROM pg_class AS c WHERE c.oid = inbox AND c.relkind IN ('r', 'p');
 	IF inbox_name IS NULL
 		OR EXISTS (SELECT FROM pg_partition_tree(inbox) AS t JOIN pg_class AS c ON c.oid = t.relid WHERE c.relkind = 'f')
 	THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'wrong_object_type',
-			MESSAGE = format('cannot drain "%s"', inbox),
-			DETAIL = 'An inbox is an ordinary table, or a partitioned one without foreign partitions.';
+		RAISE EXCEPTION 'cannot drain "%"', inbox
+			USING ERRCODE = 'wrong_object_type',
+				DETAIL = 'An inbox is an ordinary table, or a partitioned one without foreign partitions.';
 	END IF;
 
 	-- The owner's triggers run as the caller.
 	IF EXISTS (
-		SELECT
-		FROM pg_class AS c, pg_roles AS o, pg_roles AS u
+		SELECT FROM pg_class AS c, pg_roles AS o, pg_roles AS u
 		WHERE c.oid = inbox AND o.oid = c.relowner AND u.rolname = current_user
 			AND u.oid <> o.oid AND NOT o.rolsuper
 			AND (u.rolsuper OR u.oid = (SELECT l.relowner FROM pg_class AS l WHERE l.oid = '@extschema@.gig_event_log'::regclass))
 	) THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'insufficient_privilege',
-			MESSAGE = format('must be owner of inbox "%s"', inbox_name),
-			HINT = 'Use SET ROLE to drain it as its owner.';
+		RAISE EXCEPTION 'must be owner of inbox "%"', inbox_name
+			USING ERRCODE = 'insufficient_privilege',
+				HINT = 'Use SET ROLE to drain it as its owner.';
 	END IF;
 
 	columns := ARRAY[key, body, signature, outcome, error, received_at];
@@ -627,27 +560,21 @@ BEGIN
 	LEFT JOIN pg_attribute AS a ON a.attrelid = inbox AND a.attname = c.name AND a.attnum > 0 AND NOT a.attisdropped;
 	FOR i IN 1 .. 6 LOOP
 		IF types[i] IS NULL AND (i < 6 OR received_at IS NOT NULL) THEN
-			RAISE EXCEPTION USING
-				ERRCODE = 'undefined_column',
-				MESSAGE = format('column "%s" of inbox "%s" does not exist', columns[i], inbox_name);
+			RAISE EXCEPTION 'column "%" of inbox "%" does not exist', columns[i], inbox_name USING ERRCODE = 'undefined_column';
 		ELSIF columns[i] = ANY (columns[2:i - 1]) THEN
-			RAISE EXCEPTION USING
-				ERRCODE = 'duplicate_column',
-				MESSAGE = format('column "%s" of inbox "%s" is named twice', columns[i], inbox_name);
+			RAISE EXCEPTION 'column "%" of inbox "%" is named twice', columns[i], inbox_name USING ERRCODE = 'duplicate_column';
 		END IF;
 	END LOOP;
 
 	-- A body must keep every byte.
-	SELECT c.data_type INTO body_type
-	FROM information_schema.columns AS c
-	JOIN pg_class AS t ON t.oid = inbox AND t.relname = c.table_name
-	JOIN pg_namespace AS n ON n.oid = t.relnamespace AND n.nspname = c.table_schema
-	WHERE c.column_name = body;
+	SELECT format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL) INTO body_type
+	FROM pg_attribute AS a
+	JOIN pg_type AS t ON t.oid = a.atttypid
+	WHERE a.attrelid = inbox AND a.attname = body;
 	IF body_type NOT IN ('bytea', 'text', 'character varying') THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'datatype_mismatch',
-			MESSAGE = format('column "%s" of inbox "%s" has type %s', body, inbox_name, types[2]),
-			DETAIL = 'A body is bytea or text.';
+		RAISE EXCEPTION 'column "%" of inbox "%" has type %', body, inbox_name, types[2]
+			USING ERRCODE = 'datatype_mismatch',
+				DETAIL = 'A body is bytea or text.';
 	END IF;
 
 	-- The rows are locked in the first statement, so that the second one finds
@@ -700,10 +627,9 @@ BEGIN
 		END IF;
 		EXECUTE mark INTO n_marked USING picked.ctids, picked.tableoids, outcomes, errors;
 		IF n_marked <> cardinality(picked.ctids) THEN
-			RAISE EXCEPTION USING
-				ERRCODE = 'triggered_data_change_violation',
-				MESSAGE = format('could not mark all rows of inbox "%s" as drained', inbox_name),
-				HINT = 'A trigger, rule or policy of the table may have changed or dropped some.';
+			RAISE EXCEPTION 'could not mark all rows of inbox "%" as drained', inbox_name
+				USING ERRCODE = 'triggered_data_change_violation',
+					HINT = 'A trigger, rule or policy of the table may have changed or dropped some.';
 		END IF;
 		drained := drained + n_marked;
 		rejected := rejected + n_rejected;
@@ -719,10 +645,8 @@ COMMENT ON PROCEDURE @extschema@.drain_gig_inbox(regclass, integer, name, name, 
 -- Subscriptions
 --
 
-CREATE FUNCTION @extschema@.gig_subscription_changed()
-RETURNS trigger
-AS 'MODULE_PATHNAME', 'gig_subscription_changed'
-LANGUAGE C VOLATILE PARALLEL UNSAFE;
+CREATE FUNCTION @extschema@.gig_subscription_changed() RETURNS trigger
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.gig_subscription_changed() IS
 	'invalidate the subscriptions that sessions have cached';
 
@@ -738,16 +662,9 @@ CREATE FUNCTION @extschema@.create_gig_subscription(
 	name text,
 	url text,
 	secret text DEFAULT NULL,
-	events text[] DEFAULT ARRAY[
-		'gigs.added',
-		'gigs.updated',
-		'gigs.removed',
-		'gigs.partially_synced',
-		'gigs.fully_synced'
-	],
+	events text[] DEFAULT pg_catalog.enum_range(NULL::@extschema@.gig_event_kind)::text[],
 	config jsonb DEFAULT NULL
-)
-RETURNS void
+) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -762,16 +679,15 @@ DECLARE
 	END;
 BEGIN
 	IF problem IS NOT NULL THEN
-		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = problem;
+		RAISE EXCEPTION '%', problem USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	INSERT INTO @extschema@.gig_subscription (name, url, events, config)
 	VALUES ($1, $2, $4, $5)
 	ON CONFLICT ON CONSTRAINT gig_subscription_pkey DO NOTHING;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'duplicate_object',
-			MESSAGE = format('subscription "%s" already exists', $1),
-			HINT = 'Use add_gig_secret() to add a secret to it.';
+		RAISE EXCEPTION 'subscription "%" already exists', $1
+			USING ERRCODE = 'duplicate_object',
+				HINT = 'Use add_gig_secret() to add a secret to it.';
 	END IF;
 	IF $3 IS NOT NULL THEN
 		PERFORM @extschema@.add_gig_secret($1, $3);
@@ -781,8 +697,7 @@ $$;
 COMMENT ON FUNCTION @extschema@.create_gig_subscription(text, text, text, text[], jsonb) IS
 	'register a webhook subscription; without a secret its webhooks are accepted unsigned';
 
-CREATE FUNCTION @extschema@.add_gig_secret(name text, secret text)
-RETURNS void
+CREATE FUNCTION @extschema@.add_gig_secret(name text, secret text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -795,56 +710,33 @@ BEGIN
 	-- Secrets are never in a variable: a plan could show it.
 	PERFORM FROM @extschema@.gig_subscription AS s WHERE s.name = $1 FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'undefined_object',
-			MESSAGE = format('subscription "%s" does not exist', $1);
-	END IF;
-	IF EXISTS (
-		SELECT
-		FROM @extschema@.gig_subscription AS s, unnest(s.secrets) AS k
-		WHERE s.name = $1 AND k.secret = $2 AND coalesce(k.retired_at, 'infinity') > clock_timestamp()
-	) THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'duplicate_object',
-			MESSAGE = format('subscription "%s" has this secret already', $1);
+		RAISE EXCEPTION 'subscription "%" does not exist', $1 USING ERRCODE = 'undefined_object';
 	END IF;
 	UPDATE @extschema@.gig_subscription AS s
 	SET secrets = s.secrets || ROW($2, clock_timestamp(), NULL)::@extschema@.gig_secret
-	WHERE s.name = $1;
+	WHERE s.name = $1 AND NOT EXISTS (
+		SELECT FROM unnest(s.secrets) AS k
+		WHERE k.secret = $2 AND coalesce(k.retired_at, 'infinity') > clock_timestamp()
+	);
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'subscription "%" has this secret already', $1 USING ERRCODE = 'duplicate_object';
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.add_gig_secret(text, text) IS
 	'accept another secret for a subscription; the existing ones stay valid';
 
-CREATE FUNCTION @extschema@.retire_gig_secret(
-	name text,
-	secret text,
-	at timestamptz DEFAULT pg_catalog.now()
-)
-RETURNS void
+CREATE FUNCTION @extschema@.retire_gig_secret(name text, secret text, at timestamptz DEFAULT pg_catalog.now()) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	IF $3 IS NULL THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'null_value_not_allowed',
-			MESSAGE = 'time of retirement must not be null';
+		RAISE EXCEPTION 'time of retirement must not be null' USING ERRCODE = 'null_value_not_allowed';
 	END IF;
 	PERFORM FROM @extschema@.gig_subscription AS s WHERE s.name = $1 FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'undefined_object',
-			MESSAGE = format('subscription "%s" does not exist', $1);
-	END IF;
-	IF NOT EXISTS (
-		SELECT
-		FROM @extschema@.gig_subscription AS s, unnest(s.secrets) AS k
-		WHERE s.name = $1 AND k.secret = $2 AND coalesce(k.retired_at, 'infinity') > clock_timestamp()
-	) THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'undefined_object',
-			MESSAGE = format('subscription "%s" has no such valid secret', $1);
+		RAISE EXCEPTION 'subscription "%" does not exist', $1 USING ERRCODE = 'undefined_object';
 	END IF;
 	UPDATE @extschema@.gig_subscription AS s
 	SET secrets = ARRAY(
@@ -859,62 +751,56 @@ BEGIN
 		FROM unnest(s.secrets) WITH ORDINALITY AS k (secret, added_at, retired_at, ord)
 		ORDER BY k.ord
 	)
-	WHERE s.name = $1;
+	WHERE s.name = $1 AND EXISTS (
+		SELECT FROM unnest(s.secrets) AS k
+		WHERE k.secret = $2 AND coalesce(k.retired_at, 'infinity') > clock_timestamp()
+	);
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'subscription "%" has no such valid secret', $1 USING ERRCODE = 'undefined_object';
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.retire_gig_secret(text, text, timestamptz) IS
 	'refuse a secret from a time on; sessions do so from their next statement after the commit';
 
-CREATE FUNCTION @extschema@.drop_gig_subscription(name text)
-RETURNS void
+CREATE FUNCTION @extschema@.drop_gig_subscription(name text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	DELETE FROM @extschema@.gig_subscription AS s WHERE s.name = $1;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'undefined_object',
-			MESSAGE = format('subscription "%s" does not exist', $1);
+		RAISE EXCEPTION 'subscription "%" does not exist', $1 USING ERRCODE = 'undefined_object';
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.drop_gig_subscription(text) IS
 	'delete a subscription and its secrets; its events stay';
 
-CREATE FUNCTION @extschema@.gig_subscription_request(name text)
-RETURNS jsonb
+CREATE FUNCTION @extschema@.gig_subscription_request(name text) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE CALLED ON NULL INPUT
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	request jsonb;
 BEGIN
-	SELECT jsonb_build_object(
+	SELECT jsonb_strip_nulls(jsonb_build_object(
 		'events', CASE WHEN s.events = ARRAY['*'] THEN to_jsonb('*'::text) ELSE to_jsonb(s.events) END,
 		'name', s.name,
-		'url', s.url
-	) || CASE
-		WHEN k.secret IS NULL THEN '{}'
-		ELSE jsonb_build_object('secret', k.secret)
-	END || CASE
-		WHEN s.config IS NULL THEN '{}'
-		ELSE jsonb_build_object('config', s.config)
-	END
+		'url', s.url,
+		'secret', (
+			SELECT k.secret
+			FROM unnest(s.secrets) WITH ORDINALITY AS k (secret, added_at, retired_at, ord)
+			WHERE coalesce(k.retired_at, 'infinity') > clock_timestamp()
+			ORDER BY k.ord DESC
+			LIMIT 1
+		)
+	)) || CASE WHEN s.config IS NULL THEN '{}' ELSE jsonb_build_object('config', s.config) END
 	INTO request
 	FROM @extschema@.gig_subscription AS s
-	LEFT JOIN LATERAL (
-		SELECT u.secret
-		FROM unnest(s.secrets) WITH ORDINALITY AS u (secret, added_at, retired_at, ord)
-		WHERE coalesce(u.retired_at, 'infinity') > clock_timestamp()
-		ORDER BY u.ord DESC
-		LIMIT 1
-	) AS k ON true
 	WHERE s.name = $1;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'undefined_object',
-			MESSAGE = format('subscription "%s" does not exist', $1);
+		RAISE EXCEPTION 'subscription "%" does not exist', $1 USING ERRCODE = 'undefined_object';
 	END IF;
 	RETURN request;
 END
@@ -1002,8 +888,6 @@ CREATE FUNCTION @extschema@.create_gig_consumer(
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-	created integer;
 BEGIN
 	IF coalesce(name, '') = '' THEN
 		RAISE EXCEPTION 'consumer name must not be empty' USING ERRCODE = 'invalid_parameter_value';
@@ -1011,17 +895,12 @@ BEGIN
 		RAISE EXCEPTION 'events must not be empty or contain nulls' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF coalesce(parts, 0) NOT BETWEEN 1 AND 64 THEN
 		RAISE EXCEPTION 'parts must be between 1 and 64' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF coalesce(start_after, -1) < 0 THEN
-		RAISE EXCEPTION 'start_after must not be negative' USING ERRCODE = 'invalid_parameter_value';
-	END IF;
-	INSERT INTO @extschema@.gig_consumer (name, part, parts, events, position)
-	SELECT create_gig_consumer.name, p, create_gig_consumer.parts, create_gig_consumer.events, start_after
-	FROM generate_series(0, create_gig_consumer.parts - 1) AS p
-	ON CONFLICT DO NOTHING;
-	GET DIAGNOSTICS created = ROW_COUNT;
-	IF created < parts THEN
+	ELSIF EXISTS (SELECT FROM @extschema@.gig_consumer AS c WHERE c.name = $1) THEN
 		RAISE EXCEPTION 'consumer "%" already exists', name USING ERRCODE = 'duplicate_object';
 	END IF;
+	INSERT INTO @extschema@.gig_consumer (name, part, parts, events, position)
+	SELECT $1, p, $3, $2, $4
+	FROM generate_series(0, $3 - 1) AS p;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.create_gig_consumer(text, @extschema@.gig_event_kind[], integer, bigint) IS
@@ -1032,11 +911,11 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	DELETE FROM @extschema@.gig_consumer AS c WHERE c.name = drop_gig_consumer.name;
+	DELETE FROM @extschema@.gig_consumer AS c WHERE c.name = $1;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'consumer "%" does not exist', name USING ERRCODE = 'undefined_object';
 	END IF;
-	DELETE FROM @extschema@.gig_consumer_retry AS r WHERE r.consumer = drop_gig_consumer.name;
+	DELETE FROM @extschema@.gig_consumer_retry AS r WHERE r.consumer = $1;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.drop_gig_consumer(text) IS
@@ -1047,47 +926,46 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF coalesce(event_id, -1) < 0 THEN
-		RAISE EXCEPTION 'event_id must not be negative' USING ERRCODE = 'invalid_parameter_value';
-	END IF;
 	UPDATE @extschema@.gig_consumer AS c
-	SET position = seek_gig_consumer.event_id, batch = NULL, batch_end = NULL, leased_until = NULL
-	WHERE c.name = seek_gig_consumer.name;
+	SET position = $2, batch = NULL
+	WHERE c.name = $1;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'consumer "%" does not exist', name USING ERRCODE = 'undefined_object';
 	END IF;
 	-- Events that are read again must be merged into retries again.
 	UPDATE @extschema@.gig_consumer_retry AS r
-	SET last_event_id = seek_gig_consumer.event_id
-	WHERE r.consumer = seek_gig_consumer.name AND r.last_event_id > seek_gig_consumer.event_id;
+	SET last_event_id = $2
+	WHERE r.consumer = $1 AND r.last_event_id > $2;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.seek_gig_consumer(text, bigint) IS
 	'have a consumer go on after an event; its batches become invalid';
 
--- Returns the work of a batch, or of one account in it, with the retries of the
--- accounts found and of those given.  A retry that the batch has not handed out
--- comes with in_batch false.
+-- Returns the work of a batch, or of one account in it, merged with the retries
+-- of the accounts, as new retries.  Where the batch has not handed out the retry
+-- of an account, "batch" is lower.
 --
 -- Joins must not depend on the statistics of the log, which say little of its
 -- end: a nested loop over the events would take quadratic time.
-CREATE FUNCTION @extschema@.merge_gig_work(c @extschema@.gig_consumer, only_account uuid, retries uuid[])
-RETURNS TABLE (
-	account_id uuid, user_id uuid, windows tstzmultirange, updated_gigs uuid[], removed_gigs uuid[],
-	events integer, last_event_id bigint, attempts integer, in_batch boolean
-)
+CREATE FUNCTION @extschema@.merge_gig_work(c @extschema@.gig_consumer, only_account uuid DEFAULT NULL)
+RETURNS SETOF @extschema@.gig_consumer_retry
 LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1000
 SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_seqscan = off SET jit = off
 AS $$
 BEGIN
 	RETURN QUERY
 	WITH logged AS MATERIALIZED (
-		SELECT l.event_id, l.account_id, l.event, l.duplicate_of IS NOT NULL AS is_duplicate,
+		SELECT l.event_id, l.account_id, l.event IN ('gigs.partially_synced', 'gigs.fully_synced') AS synced,
+			-- A duplicate may be a late redelivery, after the gig came back.
+			l.event = 'gigs.removed' AND l.duplicate_of IS NULL AS removed,
 			@extschema@.parse_logged_gig_event(coalesce(l.body, (
 				SELECT o.body
 				FROM @extschema@.gig_event_log AS o
 				WHERE o.event_id = l.duplicate_of AND o.account_id = l.account_id
-			))) AS parsed
+			))) AS parsed,
+			CASE WHEN l.duplicate_of IS NOT NULL THEN (
+				SELECT s.user_id FROM @extschema@.gig_account_sync AS s WHERE s.account_id = l.account_id
+			) END AS user_id
 		FROM @extschema@.gig_event_log AS l
 		WHERE l.event_id > c.position AND l.event_id <= c.batch_end AND l.outcome <> 'stale'
 			AND (c.events IS NULL OR l.event = ANY (c.events))
@@ -1096,63 +974,55 @@ BEGIN
 	), retry AS MATERIALIZED (
 		SELECT r.*
 		FROM @extschema@.gig_consumer_retry AS r
-		WHERE r.consumer = c.name
-			AND r.account_id = ANY (ARRAY(SELECT l.account_id FROM logged AS l) || retries)
+		WHERE r.consumer = c.name AND (only_account IS NULL OR r.account_id = only_account)
+			AND r.account_id = ANY (ARRAY(
+				SELECT l.account_id FROM logged AS l
+				UNION ALL
+				SELECT b.account_id FROM @extschema@.gig_consumer_retry AS b WHERE b.batch = c.batch
+			))
 	), event AS MATERIALIZED (
-		SELECT l.event_id, l.account_id, (l.parsed).user_id, (l.parsed).changed_gigs AS gigs,
-			-- A duplicate may be a late redelivery, after the gig came back.
-			l.event = 'gigs.removed' AND NOT l.is_duplicate AS removed,
-			CASE WHEN l.event IN ('gigs.partially_synced', 'gigs.fully_synced')
-				THEN (l.parsed).available_from ELSE (l.parsed).changed_from END AS lower,
-			CASE WHEN l.event IN ('gigs.partially_synced', 'gigs.fully_synced')
-				THEN (l.parsed).available_to ELSE (l.parsed).changed_to END AS upper
+		-- Without a body the window is unbounded: all must be fetched.
+		SELECT l.event_id, l.account_id, coalesce((l.parsed).user_id, l.user_id) AS user_id,
+			tstzmultirange(CASE WHEN w.lower > w.upper THEN tstzrange(w.upper, w.lower, '[]')
+				ELSE tstzrange(w.lower, w.upper, '[]') END) AS windows,
+			(l.parsed).changed_gigs AS gigs, l.removed, 1 AS events, 0 AS attempts, c.batch
 		FROM logged AS l
+		CROSS JOIN LATERAL (
+			SELECT CASE WHEN l.synced THEN (l.parsed).available_from ELSE (l.parsed).changed_from END,
+				CASE WHEN l.synced THEN (l.parsed).available_to ELSE (l.parsed).changed_to END
+		) AS w (lower, upper)
 		LEFT JOIN retry AS r ON r.account_id = l.account_id
 		-- An event that is merged into the retry already must not count twice.
 		WHERE r.account_id IS NULL OR l.event_id > r.last_event_id
-	), merged AS (
-		-- Without a body the window is unbounded: all must be fetched.
-		SELECT e.account_id, count(*)::integer AS events, max(e.event_id) AS last_event_id,
-			(array_agg(e.user_id) FILTER (WHERE e.user_id IS NOT NULL))[1] AS user_id,
-			range_agg(CASE WHEN e.lower > e.upper THEN tstzrange(e.upper, e.lower, '[]')
-				ELSE tstzrange(e.lower, e.upper, '[]') END) AS windows
-		FROM event AS e
-		GROUP BY e.account_id
-	), account AS MATERIALIZED (
-		SELECT s.account_id, s.user_id
-		FROM @extschema@.gig_account_sync AS s
-		WHERE s.account_id = ANY (ARRAY(SELECT m.account_id FROM merged AS m WHERE m.user_id IS NULL))
+		UNION ALL
+		SELECT r.last_event_id, r.account_id, r.user_id, r.windows, g.gigs, g.removed, g.events, r.attempts, coalesce(r.batch, 0)
+		FROM retry AS r
+		CROSS JOIN LATERAL (VALUES (r.updated_gigs, false, r.events), (r.removed_gigs, true, 0)) AS g (gigs, removed, events)
 	), named AS (
 		-- The last event that names a gig decides.
-		SELECT DISTINCT ON (n.account_id, n.gig_id) n.account_id, n.gig_id, n.removed
-		FROM (
-			SELECT e.account_id, e.event_id, unnest(e.gigs) AS gig_id, e.removed FROM event AS e
-			UNION ALL
-			SELECT r.account_id, r.last_event_id, unnest(r.updated_gigs), false FROM retry AS r
-			UNION ALL
-			SELECT r.account_id, r.last_event_id, unnest(r.removed_gigs), true FROM retry AS r
-		) AS n
-		ORDER BY n.account_id, n.gig_id, n.event_id DESC
+		SELECT DISTINCT ON (e.account_id, gig_id) e.account_id, unnest(e.gigs) AS gig_id, e.removed
+		FROM event AS e
+		ORDER BY e.account_id, gig_id, e.event_id DESC
 	), gigs AS (
 		SELECT n.account_id, array_agg(n.gig_id) FILTER (WHERE NOT n.removed) AS updated,
 			array_agg(n.gig_id) FILTER (WHERE n.removed) AS removed
 		FROM named AS n
 		GROUP BY n.account_id
+	), merged AS (
+		SELECT e.account_id, (array_agg(e.user_id) FILTER (WHERE e.user_id IS NOT NULL))[1] AS user_id,
+			range_agg(e.windows) AS windows, sum(e.events)::integer AS events, max(e.event_id) AS last_event_id,
+			max(e.attempts) AS attempts, min(e.batch) AS batch
+		FROM event AS e
+		GROUP BY e.account_id
 	)
-	SELECT coalesce(m.account_id, r.account_id), coalesce(m.user_id, r.user_id, s.user_id),
-		coalesce(m.windows + r.windows, m.windows, r.windows),
-		coalesce(g.updated, '{}'), coalesce(g.removed, '{}'),
-		coalesce(m.events, 0) + coalesce(r.events, 0),
-		coalesce(m.last_event_id, r.last_event_id), coalesce(r.attempts, 0),
-		r.account_id IS NULL OR coalesce(r.batch = c.batch, false)
+	SELECT c.name, m.account_id, m.user_id, m.windows, coalesce(g.updated, '{}'), coalesce(g.removed, '{}'),
+		m.events, m.last_event_id, m.attempts, NULL::timestamptz, NULL, m.batch
 	FROM merged AS m
-	FULL JOIN retry AS r ON r.account_id = m.account_id
-	LEFT JOIN account AS s ON s.account_id = m.account_id
-	LEFT JOIN gigs AS g ON g.account_id = coalesce(m.account_id, r.account_id)
-	ORDER BY coalesce(m.last_event_id, r.last_event_id);
+	LEFT JOIN gigs AS g ON g.account_id = m.account_id
+	ORDER BY m.last_event_id;
 END
 $$;
-COMMENT ON FUNCTION @extschema@.merge_gig_work(@extschema@.gig_consumer, uuid, uuid[]) IS
+COMMENT ON FUNCTION @extschema@.merge_gig_work(@extschema@.gig_consumer, uuid) IS
 	'merge the events and retries of a batch by account';
 
 CREATE FUNCTION @extschema@.read_gig_work(
@@ -1168,22 +1038,16 @@ SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off SET enable_seq
 AS $$
 DECLARE
 	c @extschema@.gig_consumer;
+	started timestamptz := clock_timestamp();
 	last_id bigint;
-	range_end bigint;
 	writers text[];
-	retries uuid[];
-	matching integer;
-	accounts integer;
-	tried integer[] := '{}';
 BEGIN
 	IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
 		RAISE EXCEPTION 'read_gig_work must be called in isolation level READ COMMITTED'
 			USING ERRCODE = 'feature_not_supported',
 				DETAIL = 'An older snapshot could miss events that are settled by now.';
-	ELSIF coalesce(max_events, 0) < 1 THEN
-		RAISE EXCEPTION 'max_events must be positive' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF coalesce(lease, '0') <= '0' THEN
-		RAISE EXCEPTION 'lease must be positive' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF coalesce(max_events, 0) < 1 OR coalesce(lease, '0') <= '0' THEN
+		RAISE EXCEPTION 'max_events and lease must be positive' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF NOT EXISTS (SELECT FROM @extschema@.gig_consumer AS g WHERE g.name = consumer) THEN
 		RAISE EXCEPTION 'consumer "%" does not exist', consumer USING ERRCODE = 'undefined_object';
 	END IF;
@@ -1194,11 +1058,10 @@ BEGIN
 		SELECT s.last_value - (NOT s.is_called)::integer INTO last_id FROM @extschema@.gig_event_log_event_id_seq AS s;
 		SELECT g.* INTO c
 		FROM @extschema@.gig_consumer AS g
-		WHERE g.name = consumer AND g.part <> ALL (tried)
+		WHERE g.name = consumer AND (g.read_at <> started OR g.position < g.settled_id)
 			AND (g.batch IS NULL OR g.leased_until <= clock_timestamp())
 			AND (g.position < last_id OR EXISTS (
-				SELECT
-				FROM @extschema@.gig_consumer_retry AS r
+				SELECT FROM @extschema@.gig_consumer_retry AS r
 				WHERE r.consumer = g.name AND r.due_at <= clock_timestamp()
 					AND @extschema@.gig_consumer_part(r.account_id, g.parts) = g.part
 			))
@@ -1207,22 +1070,17 @@ BEGIN
 		FOR UPDATE SKIP LOCKED;
 		EXIT WHEN NOT FOUND;
 
-		SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{}') INTO writers
-		FROM pg_locks AS l
-		WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
-			AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-			AND l.relation = '@extschema@.gig_event_log'::regclass;
-		-- A prepared transaction keeps its virtual transaction id until the server
-		-- restarts, and is -1/xid from then on.  So when an ordinary id vanishes,
-		-- all that are -1/xid may stand for it.
+		writers := ARRAY(
+			SELECT l.virtualtransaction
+			FROM pg_locks AS l
+			WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
+				AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+				AND l.relation = '@extschema@.gig_event_log'::regclass
+		);
+		-- A prepared transaction that is older than the server's start is -1/xid,
+		-- whatever it was before, so that each of these may be one of the pending.
 		c.pending_transactions := ARRAY(
-			SELECT w
-			FROM unnest(writers) AS w
-			WHERE w = ANY (c.pending_transactions) OR (w LIKE '-1/%' AND EXISTS (
-				SELECT
-				FROM unnest(c.pending_transactions) AS p
-				WHERE p NOT LIKE '-1/%' AND p <> ALL (writers)
-			))
+			SELECT w FROM unnest(writers) AS w WHERE w = ANY (c.pending_transactions) OR w LIKE '-1/%'
 		);
 		IF c.pending_transactions = '{}' THEN
 			c.settled_id := greatest(c.settled_id, c.pending_id, CASE WHEN writers = '{}' THEN last_id END);
@@ -1232,75 +1090,59 @@ BEGIN
 
 		-- A batch of few events among many others would be slow to read again for
 		-- retries.  Ids without events count for nothing: most may be pruned.
-		range_end := least(
+		c.batch_end := greatest(c.position, least(
 			c.settled_id,
 			(SELECT min(l.event_id) FROM @extschema@.gig_event_log AS l WHERE l.event_id > c.position) + max_events * 100::bigint - 1
-		);
-		SELECT count(*), max(n.event_id) INTO matching, c.batch_end
-		FROM (
+		));
+		c.batch_end := coalesce((
 			SELECT l.event_id
 			FROM @extschema@.gig_event_log AS l
-			WHERE l.event_id > c.position AND l.event_id <= range_end AND l.outcome <> 'stale'
+			WHERE l.event_id > c.position AND l.event_id <= c.batch_end AND l.outcome <> 'stale'
 				AND (c.events IS NULL OR l.event = ANY (c.events))
 				AND (c.parts = 1 OR @extschema@.gig_consumer_part(l.account_id, c.parts) = c.part)
 			ORDER BY l.event_id
-			LIMIT max_events
-		) AS n;
-		IF matching < max_events THEN
-			c.batch_end := greatest(c.position, range_end);
-		END IF;
+			OFFSET max_events - 1 LIMIT 1
+		), c.batch_end);
 
 		c.batch := nextval('@extschema@.gig_consumer_batch_seq');
 		-- A batch whose lease ran out may have left retries with events after the
 		-- end of this one: without their rows, these would be read again.
-		WITH due AS MATERIALIZED (
-			SELECT r.account_id
-			FROM @extschema@.gig_consumer_retry AS r
-			WHERE r.consumer = c.name AND r.due_at <= clock_timestamp() AND r.last_event_id <= c.batch_end
-				AND @extschema@.gig_consumer_part(r.account_id, c.parts) = c.part
-			ORDER BY r.due_at
+		UPDATE @extschema@.gig_consumer_retry AS r
+		SET batch = c.batch
+		WHERE r.consumer = c.name AND r.account_id = ANY (ARRAY(
+			SELECT d.account_id
+			FROM @extschema@.gig_consumer_retry AS d
+			WHERE d.consumer = c.name AND d.due_at <= clock_timestamp() AND d.last_event_id <= c.batch_end
+				AND @extschema@.gig_consumer_part(d.account_id, c.parts) = c.part
+			ORDER BY d.due_at
 			LIMIT max_events
-		), handed_out AS (
-			UPDATE @extschema@.gig_consumer_retry AS r
-			SET batch = c.batch
-			FROM due AS d
-			WHERE r.consumer = c.name AND r.account_id = d.account_id
-			RETURNING r.account_id
-		)
-		SELECT array_agg(h.account_id) INTO retries FROM handed_out AS h;
+		));
 
 		RETURN QUERY
 		WITH work AS MATERIALIZED (
-			SELECT m.* FROM @extschema@.merge_gig_work(c, NULL::uuid, retries) AS m
+			SELECT m.* FROM @extschema@.merge_gig_work(c) AS m
 		), absorbed AS (
 			-- An account whose retry is not due, or dead, keeps its new events for then.
 			UPDATE @extschema@.gig_consumer_retry AS r
 			SET user_id = w.user_id, windows = w.windows, updated_gigs = w.updated_gigs,
 				removed_gigs = w.removed_gigs, events = w.events, last_event_id = w.last_event_id
 			FROM work AS w
-			WHERE r.consumer = c.name AND r.account_id = w.account_id AND NOT w.in_batch
+			WHERE r.consumer = c.name AND r.account_id = w.account_id AND w.batch < c.batch
 		)
-		SELECT c.batch, w.account_id, w.user_id, w.windows, w.updated_gigs, w.removed_gigs,
+		SELECT w.batch, w.account_id, w.user_id, w.windows, w.updated_gigs, w.removed_gigs,
 			w.events, w.last_event_id, w.attempts
 		FROM work AS w
-		WHERE w.in_batch;
-		GET DIAGNOSTICS accounts = ROW_COUNT;
-
-		IF accounts > 0 THEN
-			c.leased_until := clock_timestamp() + lease;
-		ELSE
+		WHERE w.batch = c.batch;
+		IF NOT FOUND THEN
 			c.position := c.batch_end;
 			c.batch := NULL;
 		END IF;
 		UPDATE @extschema@.gig_consumer AS g
 		SET position = c.position, settled_id = c.settled_id, pending_id = c.pending_id,
 			pending_transactions = c.pending_transactions, batch = c.batch, batch_end = c.batch_end,
-			leased_until = c.leased_until, read_at = clock_timestamp()
+			leased_until = clock_timestamp() + lease, read_at = started
 		WHERE g.name = c.name AND g.part = c.part;
-		EXIT WHEN accounts > 0;
-		IF c.position >= c.settled_id THEN
-			tried := tried || c.part;
-		END IF;
+		EXIT WHEN c.batch IS NOT NULL;
 	END LOOP;
 END
 $$;
@@ -1314,11 +1156,11 @@ AS $$
 BEGIN
 	UPDATE @extschema@.gig_consumer AS c
 	SET position = c.batch_end, batch = NULL
-	WHERE c.batch = finish_gig_work.batch;
+	WHERE c.batch = $1;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'batch % is no longer leased', batch USING ERRCODE = 'serialization_failure';
 	END IF;
-	DELETE FROM @extschema@.gig_consumer_retry AS r WHERE r.batch = finish_gig_work.batch;
+	DELETE FROM @extschema@.gig_consumer_retry AS r WHERE r.batch = $1;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.finish_gig_work(bigint) IS
@@ -1331,30 +1173,23 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	c @extschema@.gig_consumer;
+	r @extschema@.gig_consumer_retry;
 BEGIN
-	IF after < '0' THEN
-		RAISE EXCEPTION 'after must not be negative' USING ERRCODE = 'invalid_parameter_value';
-	END IF;
-	SELECT g.* INTO c FROM @extschema@.gig_consumer AS g WHERE g.batch = retry_gig_work.batch FOR UPDATE;
+	SELECT g.* INTO c FROM @extschema@.gig_consumer AS g WHERE g.batch = $1 FOR UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'batch % is no longer leased', batch USING ERRCODE = 'serialization_failure';
 	END IF;
-	INSERT INTO @extschema@.gig_consumer_retry (consumer, account_id, user_id, windows, updated_gigs,
-		removed_gigs, events, last_event_id, attempts, due_at, error)
-	SELECT c.name, m.account_id, m.user_id, m.windows, m.updated_gigs,
-		m.removed_gigs, m.events, m.last_event_id, m.attempts + 1,
-		CASE WHEN m.attempts + 1 >= 20 THEN 'infinity'
-			ELSE clock_timestamp() + coalesce(after, least(interval '5 seconds' * 2 ^ m.attempts, '1 hour')) END,
-		error
-	FROM @extschema@.merge_gig_work(c, retry_gig_work.account_id, ARRAY[retry_gig_work.account_id]) AS m
-	WHERE m.in_batch AND m.account_id = retry_gig_work.account_id
-	ON CONFLICT ON CONSTRAINT gig_consumer_retry_pkey DO UPDATE
-	SET user_id = excluded.user_id, windows = excluded.windows, updated_gigs = excluded.updated_gigs,
-		removed_gigs = excluded.removed_gigs, events = excluded.events, last_event_id = excluded.last_event_id,
-		attempts = excluded.attempts, due_at = excluded.due_at, error = excluded.error, batch = NULL;
+	SELECT m.* INTO r FROM @extschema@.merge_gig_work(c, account_id) AS m WHERE m.batch = $1 AND m.account_id = $2;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'account % is not in batch %', account_id, batch USING ERRCODE = 'invalid_parameter_value';
 	END IF;
+	r.attempts := r.attempts + 1;
+	r.due_at := CASE WHEN r.attempts >= 20 THEN 'infinity'
+		ELSE clock_timestamp() + coalesce(after, least(interval '5 seconds' * 2 ^ (r.attempts - 1), '1 hour')) END;
+	r.error := error;
+	r.batch := NULL;
+	DELETE FROM @extschema@.gig_consumer_retry AS o WHERE o.consumer = c.name AND o.account_id = $2;
+	INSERT INTO @extschema@.gig_consumer_retry VALUES (r.*);
 END
 $$;
 COMMENT ON FUNCTION @extschema@.retry_gig_work(bigint, uuid, text, interval) IS
@@ -1372,8 +1207,7 @@ BEGIN
 	END IF;
 	UPDATE @extschema@.gig_consumer_retry AS r
 	SET attempts = 0, due_at = clock_timestamp()
-	WHERE r.consumer = revive_gig_work.consumer AND r.due_at = 'infinity'
-		AND (revive_gig_work.account_id IS NULL OR r.account_id = revive_gig_work.account_id);
+	WHERE r.consumer = $1 AND r.due_at = 'infinity' AND ($2 IS NULL OR r.account_id = $2);
 	GET DIAGNOSTICS revived = ROW_COUNT;
 	RETURN revived;
 END
@@ -1390,14 +1224,11 @@ BEGIN
 		RAISE EXCEPTION 'consumer "%" does not exist', consumer USING ERRCODE = 'undefined_object';
 	END IF;
 	RETURN EXISTS (
-		SELECT
-		FROM @extschema@.gig_account_sync AS s
+		SELECT FROM @extschema@.gig_account_sync AS s
 		JOIN @extschema@.gig_consumer AS g ON g.part = @extschema@.gig_consumer_part(s.account_id, g.parts)
-		WHERE s.account_id = gig_account_fetched.account_id AND g.name = consumer AND s.last_event_id <= g.position
+		WHERE s.account_id = $2 AND g.name = consumer AND s.last_event_id <= g.position
 	) AND NOT EXISTS (
-		SELECT
-		FROM @extschema@.gig_consumer_retry AS r
-		WHERE r.consumer = gig_account_fetched.consumer AND r.account_id = gig_account_fetched.account_id
+		SELECT FROM @extschema@.gig_consumer_retry AS r WHERE r.consumer = $1 AND r.account_id = $2
 	);
 END
 $$;
@@ -1406,19 +1237,9 @@ COMMENT ON FUNCTION @extschema@.gig_account_fetched(text, uuid) IS
 
 -- A function, because Citus cannot join the log and a local table.
 CREATE FUNCTION @extschema@.gig_received_after(event_id bigint) RETURNS timestamptz
-LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER
+LANGUAGE sql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	RETURN (
-		SELECT l.received_at
-		FROM @extschema@.gig_event_log AS l
-		WHERE l.event_id > $1
-		ORDER BY l.event_id
-		LIMIT 1
-	);
-END
-$$;
+AS $$ SELECT l.received_at FROM @extschema@.gig_event_log AS l WHERE l.event_id > $1 ORDER BY l.event_id LIMIT 1 $$;
 COMMENT ON FUNCTION @extschema@.gig_received_after(bigint) IS
 	'when the next event of the log after event_id was received';
 
@@ -1458,13 +1279,8 @@ COMMENT ON FUNCTION @extschema@.grant_gig_consumer(regrole) IS
 -- Upkeep
 --
 
-CREATE FUNCTION @extschema@.rebuild_gig_sync(
-	account_id uuid DEFAULT NULL,
-	OUT accounts_rebuilt bigint,
-	OUT accounts_skipped bigint
-)
-AS 'MODULE_PATHNAME', 'rebuild_gig_sync'
-LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
+CREATE FUNCTION @extschema@.rebuild_gig_sync(account_id uuid DEFAULT NULL, OUT accounts_rebuilt bigint, OUT accounts_skipped bigint)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.rebuild_gig_sync(uuid) IS
 	'apply the log again to gig_account_sync, for one account or all; skips accounts whose first events are pruned';
 
@@ -1484,9 +1300,7 @@ DECLARE
 	last_pruned bigint;
 BEGIN
 	IF keep IS NULL OR keep < interval '0' OR batch IS NULL OR batch <= 0 THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'invalid_parameter_value',
-			MESSAGE = 'interval to keep must not be null or negative, batch must be greater than zero';
+		RAISE EXCEPTION 'interval to keep must not be null or negative, batch must be greater than zero' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	-- A duplicate may still arrive of an event within the dedupe window.
 	cutoff := now() - greatest(keep, @extschema@.gig_dedupe_window());
@@ -1610,12 +1424,7 @@ CROSS JOIN LATERAL @extschema@.parse_logged_gig_event(coalesce(l.body, o.body)) 
 COMMENT ON VIEW @extschema@.gig_event_history IS
 	'the log with its bodies parsed; a duplicate has those of its first delivery, if that is still there';
 
-CREATE FUNCTION @extschema@.gig_event_counts(
-	bucket interval,
-	"from" timestamptz,
-	"to" timestamptz
-)
-RETURNS TABLE (
+CREATE FUNCTION @extschema@.gig_event_counts(bucket interval, "from" timestamptz, "to" timestamptz) RETURNS TABLE (
 	bucket_start timestamptz,
 	event @extschema@.gig_event_kind,
 	events bigint,
@@ -1644,8 +1453,7 @@ COMMENT ON FUNCTION @extschema@.gig_event_counts(interval, timestamptz, timestam
 -- Privileges
 --
 
-CREATE FUNCTION @extschema@.grant_gig_receiver(role regrole)
-RETURNS void
+CREATE FUNCTION @extschema@.grant_gig_receiver(role regrole) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$

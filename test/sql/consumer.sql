@@ -338,17 +338,15 @@ SELECT c.call, pg_temp.try(c.call) FROM (VALUES
 	(8, $c$create_gig_consumer('b', start_after => NULL)$c$),
 	(9, $c$drop_gig_consumer('b')$c$),
 	(10, $c$seek_gig_consumer('b', 0)$c$),
-	(11, $c$seek_gig_consumer('a', -1)$c$),
-	(12, $c$read_gig_work('b')$c$),
-	(13, $c$read_gig_work(NULL)$c$),
-	(14, $c$read_gig_work('a', 0)$c$),
-	(15, $c$read_gig_work('a', 1, '0')$c$),
-	(16, $c$read_gig_work('a', 1, NULL)$c$),
-	(17, $c$finish_gig_work(NULL)$c$),
-	(18, $c$retry_gig_work(0, pg_temp.account(1), 'no')$c$),
-	(19, $c$retry_gig_work(0, pg_temp.account(1), 'no', '-1 second')$c$),
-	(20, $c$revive_gig_work('b')$c$),
-	(21, $c$gig_account_fetched('b', pg_temp.account(1))$c$)
+	(11, $c$read_gig_work('b')$c$),
+	(12, $c$read_gig_work(NULL)$c$),
+	(13, $c$read_gig_work('a', 0)$c$),
+	(14, $c$read_gig_work('a', 1, '0')$c$),
+	(15, $c$read_gig_work('a', 1, NULL)$c$),
+	(16, $c$finish_gig_work(NULL)$c$),
+	(17, $c$retry_gig_work(0, pg_temp.account(1), 'no')$c$),
+	(18, $c$revive_gig_work('b')$c$),
+	(19, $c$gig_account_fetched('b', pg_temp.account(1))$c$)
 ) AS c (n, call) ORDER BY c.n;
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT pg_temp.try('read_gig_work(''a'')');
