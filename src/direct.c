@@ -159,6 +159,13 @@ TableIsOrdinary(const GigSchema *schema, const ResultRelInfo *table,
 			(column->present != 0 && attribute->attnotnull))
 			return false;
 	}
+	/* their functions would run as the caller */
+	for (int i = 0; i < table->ri_NumIndices; i++)
+	{
+		if (table->ri_IndexRelationInfo[i]->ii_Expressions != NIL ||
+			table->ri_IndexRelationInfo[i]->ii_Predicate != NIL)
+			return false;
+	}
 	return true;
 }
 

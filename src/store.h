@@ -10,10 +10,11 @@
 
 #include "direct.h"
 
-/* The tables, opened as their owner. */
+/* The tables, opened. */
 typedef struct GigStore
 {
 	const GigSchema *schema;
+	bool is_owner; /* of the tables, until SwitchToCaller() */
 	Caller caller;
 	DirectTables *direct; /* NULL: by SQL */
 } GigStore;

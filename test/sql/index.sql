@@ -56,4 +56,22 @@ CREATE UNIQUE INDEX account_unique ON gigs.gig_account_sync (available_count);
 SELECT pg_temp.ingest(1, 3005);
 SELECT available_count FROM gigs.gig_account_sync WHERE available_count > 2990 ORDER BY available_count;
 
+-- A function of an index runs as the owner, without the caller's search_path.
+CREATE ROLE regress_index_receiver;
+SELECT gigs.grant_gig_receiver('regress_index_receiver');
+CREATE FUNCTION gigs.seen(body bytea) RETURNS bytea LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	RAISE NOTICE 'as the receiver: %, search_path: %', current_user = 'regress_index_receiver', current_setting('search_path');
+	RETURN body;
+END
+$$;
+SELECT pg_temp.ingest(9999, 1);
+CREATE INDEX event_seen ON gigs.gig_event_log (gigs.seen(body)) WHERE account_id = '00000000-0000-4000-8000-000000009999';
+SET ROLE regress_index_receiver;
+SELECT gigs.ingest_gig_event('{"event":"gigs.added","name":"payroll","data":{"account":"00000000-0000-4000-8000-000000009999",'
+	'"user":"00000000-0000-4000-9000-000000000001","available_count":2,"added_count":1}}', NULL);
+RESET ROLE;
+
+\set VERBOSITY terse
 DROP SCHEMA gigs CASCADE;
+DROP ROLE regress_index_receiver;
