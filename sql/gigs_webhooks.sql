@@ -1235,11 +1235,15 @@ $$;
 COMMENT ON FUNCTION @extschema@.gig_account_fetched(text, uuid) IS
 	'whether a consumer has finished all events of an account; false for an unknown account';
 
--- A function, because Citus cannot join the log and a local table.
+-- Citus can neither join the log and a local table, nor plan a function in SQL.
 CREATE FUNCTION @extschema@.gig_received_after(event_id bigint) RETURNS timestamptz
-LANGUAGE sql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER
+LANGUAGE plpgsql STABLE STRICT PARALLEL RESTRICTED SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT l.received_at FROM @extschema@.gig_event_log AS l WHERE l.event_id > $1 ORDER BY l.event_id LIMIT 1 $$;
+AS $$
+BEGIN
+	RETURN (SELECT l.received_at FROM @extschema@.gig_event_log AS l WHERE l.event_id > $1 ORDER BY l.event_id LIMIT 1);
+END
+$$;
 COMMENT ON FUNCTION @extschema@.gig_received_after(bigint) IS
 	'when the next event of the log after event_id was received';
 
