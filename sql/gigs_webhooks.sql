@@ -942,13 +942,16 @@ COMMENT ON FUNCTION @extschema@.seek_gig_consumer(text, bigint) IS
 	'have a consumer go on after an event; its batches become invalid';
 
 -- Returns the work of a batch, or of one account in it, merged with the retries
--- of the accounts, as new retries.  Where the batch has not handed out the retry
--- of an account, "batch" is lower.
+-- of the accounts.  Where the batch has not handed out the retry of an account,
+-- "batch" is lower.
 --
 -- Joins must not depend on the statistics of the log, which say little of its
 -- end: a nested loop over the events would take quadratic time.
 CREATE FUNCTION @extschema@.merge_gig_work(c @extschema@.gig_consumer, only_account uuid DEFAULT NULL)
-RETURNS SETOF @extschema@.gig_consumer_retry
+RETURNS TABLE (
+	account_id uuid, user_id uuid, windows tstzmultirange, updated_gigs uuid[], removed_gigs uuid[],
+	events integer, last_event_id bigint, attempts integer, batch bigint
+)
 LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1000
 SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_seqscan = off SET jit = off
 AS $$
@@ -1009,15 +1012,15 @@ BEGIN
 		FROM named AS n
 		GROUP BY n.account_id
 	), merged AS (
-		SELECT e.account_id, (array_agg(e.user_id) FILTER (WHERE e.user_id IS NOT NULL))[1] AS user_id,
-			range_agg(e.windows) AS windows, sum(e.events)::integer AS events, max(e.event_id) AS last_event_id,
-			max(e.attempts) AS attempts, min(e.batch) AS batch
+		SELECT e.account_id, range_agg(e.windows) AS windows, sum(e.events)::integer AS events,
+			max(e.event_id) AS last_event_id, max(e.attempts) AS attempts, min(e.batch) AS batch
 		FROM event AS e
 		GROUP BY e.account_id
 	)
-	SELECT c.name, m.account_id, m.user_id, m.windows, coalesce(g.updated, '{}'), coalesce(g.removed, '{}'),
-		m.events, m.last_event_id, m.attempts, NULL::timestamptz, NULL, m.batch
+	SELECT m.account_id, e.user_id, m.windows, coalesce(g.updated, '{}'), coalesce(g.removed, '{}'),
+		m.events, m.last_event_id, m.attempts, m.batch
 	FROM merged AS m
+	JOIN event AS e ON e.event_id = m.last_event_id AND e.account_id = m.account_id AND e.events > 0
 	LEFT JOIN gigs AS g ON g.account_id = m.account_id
 	ORDER BY m.last_event_id;
 END
@@ -1173,23 +1176,24 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	c @extschema@.gig_consumer;
-	r @extschema@.gig_consumer_retry;
+	w record;
 BEGIN
 	SELECT g.* INTO c FROM @extschema@.gig_consumer AS g WHERE g.batch = $1 FOR UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'batch % is no longer leased', batch USING ERRCODE = 'serialization_failure';
 	END IF;
-	SELECT m.* INTO r FROM @extschema@.merge_gig_work(c, account_id) AS m WHERE m.batch = $1 AND m.account_id = $2;
+	SELECT m.* INTO w FROM @extschema@.merge_gig_work(c, account_id) AS m WHERE m.batch = $1 AND m.account_id = $2;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'account % is not in batch %', account_id, batch USING ERRCODE = 'invalid_parameter_value';
 	END IF;
-	r.attempts := r.attempts + 1;
-	r.due_at := CASE WHEN r.attempts >= 20 THEN 'infinity'
-		ELSE clock_timestamp() + coalesce(after, least(interval '5 seconds' * 2 ^ (r.attempts - 1), '1 hour')) END;
-	r.error := error;
-	r.batch := NULL;
-	DELETE FROM @extschema@.gig_consumer_retry AS o WHERE o.consumer = c.name AND o.account_id = $2;
-	INSERT INTO @extschema@.gig_consumer_retry VALUES (r.*);
+	DELETE FROM @extschema@.gig_consumer_retry AS r WHERE r.consumer = c.name AND r.account_id = $2;
+	INSERT INTO @extschema@.gig_consumer_retry (consumer, account_id, user_id, windows, updated_gigs,
+		removed_gigs, events, last_event_id, attempts, due_at, error)
+	VALUES (c.name, $2, w.user_id, w.windows, w.updated_gigs,
+		w.removed_gigs, w.events, w.last_event_id, w.attempts + 1,
+		CASE WHEN w.attempts + 1 >= 20 THEN 'infinity'
+			ELSE clock_timestamp() + coalesce(after, least(interval '5 seconds' * 2 ^ w.attempts, '1 hour')) END,
+		error);
 END
 $$;
 COMMENT ON FUNCTION @extschema@.retry_gig_work(bigint, uuid, text, interval) IS

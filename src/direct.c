@@ -5,24 +5,19 @@
  *
  * Starting the executor for a statement costs more than what it then does to a
  * row, and log rows that are inserted a page at a time need a fraction of the
- * WAL.  This file knows gig_event_log and gig_account_sync only, and does what
- * the statements in store.c do.  A table that is not ordinary (it has triggers,
- * partitions, policies, other columns, ...) is left to them.
+ * WAL.  Tables that are not ordinary (they have triggers, partitions, policies,
+ * other columns, ...) are left to the statements in store.c.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_am.h"
-#include "catalog/pg_class.h"
-#include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/fmgroids.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "compat.h"
@@ -204,7 +199,6 @@ FindAccountsDirectly(DirectTables *direct, const GigAccount *accounts,
 		else
 			missing[nmissing++] = accounts[i];
 	}
-	ExecClearTuple(direct->slot);
 	index_endscan(scan);
 	return nmissing;
 }
@@ -217,11 +211,10 @@ bool
 LockAccountsDirectly(DirectTables *direct, GigAccount *accounts, int naccounts)
 {
 	TupleTableSlot *slot = direct->slot;
+	TM_FailureData failure;
 
 	for (int i = 0; i < naccounts; i++)
 	{
-		TM_FailureData failure;
-
 		if (table_tuple_lock(direct->accounts->ri_RelationDesc,
 							 &direct->tids[i], direct->estate->es_snapshot,
 							 slot, direct->estate->es_output_cid,
@@ -252,25 +245,23 @@ StoreEventsDirectly(DirectTables *direct, const GigLogRow *rows, int nrows)
 	EState *estate = direct->estate;
 	TupleTableSlot *slots[ROWS_PER_INSERT];
 	int nslots = Min(nrows, ROWS_PER_INSERT);
-	int n;
+	MemoryContext old_context;
 
 	for (int i = 0; i < nslots; i++)
 		slots[i] = table_slot_create(relation, &estate->es_tupleTable);
-	for (int done = 0; done < nrows; done += n)
+	old_context = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
+	for (int done = 0, n; done < nrows; done += n)
 	{
-		MemoryContext old_context;
-
 		CHECK_FOR_INTERRUPTS();
 		n = Min(nslots, nrows - done);
 		for (int i = 0; i < n; i++)
 			FillSlot(direct, slots[i], &log_format, &rows[done + i]);
-		old_context = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
 		table_multi_insert(relation, slots, n, estate->es_output_cid, 0, NULL);
-		MemoryContextSwitchTo(old_context);
 		for (int i = 0; i < n; i++)
 			InsertIndexEntries(direct->log, estate, slots[i]);
 		ResetPerTupleExprContext(estate);
 	}
+	MemoryContextSwitchTo(old_context);
 }
 
 /*
@@ -283,7 +274,9 @@ StoreAccountsDirectly(DirectTables *direct, const GigAccount *accounts,
 	EState *estate = direct->estate;
 	TupleTableSlot *row = table_slot_create(direct->accounts->ri_RelationDesc,
 											&estate->es_tupleTable);
+	MemoryContext old_context;
 
+	old_context = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
 	for (int i = 0; i < naccounts; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -293,18 +286,15 @@ StoreAccountsDirectly(DirectTables *direct, const GigAccount *accounts,
 								 row);
 		ResetPerTupleExprContext(estate);
 	}
+	MemoryContextSwitchTo(old_context);
 }
 
 static void
 FillSlot(DirectTables *direct, TupleTableSlot *slot, const RowFormat *format,
 		 const void *row)
 {
-	MemoryContext old_context =
-		MemoryContextSwitchTo(GetPerTupleMemoryContext(direct->estate));
-
 	ExecClearTuple(slot);
 	GetRowValues(direct->schema, format, row, slot->tts_values,
 				 slot->tts_isnull);
 	ExecStoreVirtualTuple(slot);
-	MemoryContextSwitchTo(old_context);
 }

@@ -177,6 +177,7 @@ static void CreateAccounts(const GigSchema *schema, Statement *statement,
 						   const GigAccount *accounts, int naccounts);
 static Datum MakeUuidArray(const GigAccount *accounts, int naccounts,
 						   size_t offset);
+static void CheckStored(uint64 stored, int nrows, const char *table);
 static uint64 ExecuteForRow(const GigSchema *schema, Statement *statement,
 							const void *row);
 static uint64 ExecuteForRows(const GigSchema *schema, Statement *statement,
@@ -205,12 +206,13 @@ LockTables(const GigSchema *schema)
  * Connects to SPI, until CloseStore().  With "directly", ordinary tables are
  * accessed without the executor.
  *
- * Statements run as the tables' owner.  Direct access runs nobody's code, so
+ * Statements run as the tables' owner.  Direct access runs no code of users, so
  * that the switch, which costs a single event 2 %, waits for a statement.
  */
 void
 OpenStore(GigStore *store, const GigSchema *schema, bool directly)
 {
+	RefreshGigSchema(schema);
 	store->schema = schema;
 	store->is_owner = false;
 	SPI_connect();
@@ -390,11 +392,19 @@ StoreEvents(GigStore *store, const GigLogRow *rows, int nrows)
 	stored = nrows == 1 ? ExecuteForRow(store->schema, &insert_event, rows)
 						: ExecuteForRows(store->schema, &insert_events,
 										 &log_format, rows, nrows);
+	CheckStored(stored, nrows, "gig_event_log");
+}
+
+/*
+ * Checks that rows have been inserted, so that none is acknowledged and lost.
+ */
+static void
+CheckStored(uint64 stored, int nrows, const char *table)
+{
 	if (stored != (uint64) nrows)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-				 errmsg("could not insert all rows into table \"%s\"",
-						"gig_event_log"),
+				 errmsg("could not insert all rows into table \"%s\"", table),
 				 errhint("A trigger or rule of the table may drop rows.")));
 }
 
@@ -431,7 +441,8 @@ StoreQuarantined(GigStore *store, TimestampTz received_at, const text *name,
 	};
 
 	BecomeOwner(store);
-	Execute(store->schema, &insert_quarantined, values, NULL);
+	CheckStored(Execute(store->schema, &insert_quarantined, values, NULL), 1,
+				"gig_quarantine");
 }
 
 /*

@@ -90,8 +90,9 @@ gig_subscription_changed(PG_FUNCTION_ARGS)
 void
 RefreshSubscriptions(const GigSchema *schema)
 {
-	AcceptInvalidationMessages();
-	if (secrets == NULL || secrets_changed)
+	RefreshGigSchema(schema);
+	if (secrets == NULL || secrets_changed ||
+		subscription_table != schema->subscription)
 		LoadSubscriptions(schema);
 }
 
@@ -111,6 +112,7 @@ LoadSubscriptions(const GigSchema *schema)
 								  ALLOCSET_DEFAULT_SIZES);
 	secrets = NULL;
 	MemoryContextReset(secrets_context);
+	LockGigTable(schema, &schema->subscription, AccessShareLock);
 
 	/*
 	 * An invalidation from here on makes the next statement read again, but not

@@ -358,6 +358,22 @@ BEGIN ISOLATION LEVEL READ UNCOMMITTED;
 SELECT count(*) > 0 AS read FROM gigs.read_gig_work('a');
 ROLLBACK;
 
+-- The user is that of the last event, and a column of the owner's is in nobody's way
+ALTER TABLE gigs.gig_consumer_retry ADD COLUMN note text NOT NULL DEFAULT 'none';
+SELECT gigs.create_gig_consumer('u', start_after => max(event_id)) FROM gigs.gig_event_log;
+SELECT pg_temp.log('added', 20, 1, 2);
+SELECT pg_temp.log('added', 20, 3, 4) AS event_id \gset
+UPDATE gigs.gig_event_log
+SET body = convert_to(replace(convert_from(body, 'UTF8'), pg_temp.account(120)::text, pg_temp.account(121)::text), 'UTF8')
+WHERE event_id = :event_id;
+SELECT * FROM pg_temp.read('u');
+SELECT gigs.retry_gig_work(pg_temp.batch(), pg_temp.account(20), 'later', '0');
+SELECT gigs.finish_gig_work(pg_temp.batch());
+SELECT r.error, r.note FROM gigs.gig_consumer_retry AS r WHERE r.consumer = 'u';
+SELECT * FROM pg_temp.read('u');
+SELECT gigs.drop_gig_consumer('u');
+ALTER TABLE gigs.gig_consumer_retry DROP COLUMN note;
+
 -- What a worker is granted is enough to work, and nothing else
 SET client_min_messages = warning;
 CREATE ROLE regress_gigs_worker;

@@ -112,5 +112,9 @@ SELECT gigs.ingest_gig_event(b, pg_temp.sign(b)) FROM pg_temp.body('-7') AS b;
 ROLLBACK;
 SELECT count(*) FROM gigs.gig_quarantine WHERE convert_from(body, 'UTF8') LIKE '%-7}}';
 
+-- What is not kept is not acknowledged
+CREATE RULE forget AS ON INSERT TO gigs.gig_quarantine DO INSTEAD NOTHING;
+SELECT gigs.ingest_gig_event(b, pg_temp.sign(b)) FROM pg_temp.body('-6') AS b;
+
 DROP EXTENSION gigs_webhooks CASCADE;
 DROP SCHEMA gigs;
