@@ -26,7 +26,7 @@
 #define MEMBER(name) offsetof(GigEvent, name)
 
 /* Of a field's encoding, with its flag, without the elements of an array. */
-#define MAX_FIELD_LEN (1 + UUID_LEN)
+#define MAX_FIELD_LEN (1 + sizeof(pg_uuid_t))
 
 const char *const gig_event_names[GIG_EVENT_KINDS] = {
 	[GIGS_ADDED] = "gigs.added",
@@ -141,7 +141,8 @@ PutField(char *bytes, GigFieldType type, const void *member)
 			return PutInt64(bytes, *(const int32 *) member);
 		case GIG_UUID_ARRAY:
 			bytes = PutInt64(bytes, array->length);
-			return PutBytes(bytes, array->elements, array->length * UUID_LEN);
+			return PutBytes(bytes, array->elements,
+							array->length * sizeof(pg_uuid_t));
 	}
 	pg_unreachable();
 }

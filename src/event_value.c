@@ -43,11 +43,13 @@ SetTypeError(GigError *error, const char *path, const char *expected,
 	};
 
 	if (values[got] == NULL)
-		return SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
-						   "missing key \"%s\"", path);
-	return SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
-					   "invalid value for key \"%s\": expected %s, got %s",
-					   path, expected, values[got]);
+		SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
+					"missing key \"%s\"", path);
+	else
+		SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
+					"invalid value for key \"%s\": expected %s, got %s", path,
+					expected, values[got]);
+	return false;
 }
 
 /*
@@ -287,7 +289,7 @@ ReadTwoDigits(const char *s, int *value)
 static int
 ReadIsoDateTime(const char *s, size_t len, TimestampTz *timestamp)
 {
-	char input[MAXDATELEN + sizeof("+00")];
+	char input[MAXDATELEN + sizeof("+00")] = {0};
 	char fields_buffer[sizeof(input) + MAXDATEFIELDS];
 	char *fields[MAXDATEFIELDS];
 	int types[MAXDATEFIELDS];
@@ -302,13 +304,12 @@ ReadIsoDateTime(const char *s, size_t len, TimestampTz *timestamp)
 	if (len > MAXDATELEN)
 		return DTERR_BAD_FORMAT;
 	memcpy(input, s, len);
-	input[len] = '\0';
 	zone = FindZone(input);
 	if (zone == NULL)
 		return DTERR_BAD_FORMAT;
 	/* "Z" means what timezone_abbreviations says, and nothing the session's zone */
 	if (*zone != '+' && *zone != '-')
-		strcpy(zone, "+00");
+		memcpy(zone, "+00", sizeof("+00"));
 
 	dterr = ParseDateTime(input, fields_buffer, sizeof(fields_buffer), fields,
 						  types, MAXDATEFIELDS, &nfields);

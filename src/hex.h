@@ -28,7 +28,7 @@ DecodeHex(const char *restrict hex, unsigned char *restrict bytes, size_t nbytes
 		unsigned char high = hex[2 * i];
 		unsigned char low = hex[2 * i + 1];
 
-		bad |= !IS_HEX_DIGIT(high) | !IS_HEX_DIGIT(low);
+		bad |= !(IS_HEX_DIGIT(high) & IS_HEX_DIGIT(low));
 		bytes[i] = (unsigned char) (HEX_VALUE(high) << 4 | HEX_VALUE(low));
 	}
 	return bad == 0;

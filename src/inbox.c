@@ -127,7 +127,7 @@ FindColumns(const TriggerData *trigger, const GigSchema *schema,
 		int attnum = SPI_fnumber(tupdesc, name);
 		const char *problem;
 
-		attnums[i] = attnum > 0 ? (AttrNumber) attnum : InvalidAttrNumber;
+		attnums[i] = (AttrNumber) Max(attnum, InvalidAttrNumber);
 		if (attnums[i] == InvalidAttrNumber && !named && i > INBOX_SIGNATURE)
 			continue;
 		problem = FindProblem(schema, tupdesc, attnums, (InboxColumn) i);

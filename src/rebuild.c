@@ -122,11 +122,12 @@ ReadLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 								  QualifyStatement(rebuild->store.schema, text),
 								  1, &type, &value,
 								  account_id == NULL ? "n" : NULL, false, 0);
-	SPITupleTable *rows;
 	uint64 nrows;
 
 	do
 	{
+		SPITupleTable *rows;
+
 		CHECK_FOR_INTERRUPTS();
 		SPI_cursor_fetch(cursor, true, EVENTS_PER_FETCH);
 		rows = SPI_tuptable;
@@ -227,7 +228,9 @@ WriteAccounts(Rebuild *rebuild)
 		return;
 	MemoryContextSwitchTo(rebuild->context);
 	stored = palloc(n * sizeof(GigAccount));
-	memcpy(stored, accounts, n * sizeof(GigAccount));
+	for (int i = 0; i < n; i++)
+		InitGigAccount(&stored[i], &accounts[i].account_id,
+					   &accounts[i].user_id);
 	LockAccounts(&rebuild->store, stored, n);
 	SPI_freetuptable(SPI_tuptable);
 	for (int i = 0; i < n; i++)

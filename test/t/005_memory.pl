@@ -235,7 +235,7 @@ my @feeds = (
 # of the process in bytes.  pg_read_file() takes the file for empty unless it is
 # given a length.
 my $measure =
-    q{SELECT (SELECT sum(total_bytes) FROM pg_backend_memory_contexts),}
+    q{SELECT (SELECT sum(used_bytes) FROM pg_backend_memory_contexts),}
   . q{ (SELECT count(*) FROM pg_backend_memory_contexts), }
   . ($has_proc
 	? "(SELECT (s[2]::bigint - s[3]::bigint) * $page_size"

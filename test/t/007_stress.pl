@@ -217,7 +217,7 @@ my %work = (
 	},
 
 	drain => sub {
-		insist("CALL gigs.drain_gig_inbox('backlog', batch => " . between(1, 30) . ')');
+		insist("CALL gigs.drain_gig_inbox('backlog', batch => " . between(5, 100) . ')');
 	},
 	consume => sub {
 		my $abandons = chance(0.1);
@@ -343,6 +343,7 @@ $node->safe_psql('postgres', q{
 		error text
 	);
 	CREATE TABLE backlog (LIKE inbox INCLUDING ALL);
+	CREATE INDEX ON backlog (id) WHERE outcome IS NULL;
 	CREATE TRIGGER ingest BEFORE INSERT ON inbox
 		FOR EACH ROW EXECUTE FUNCTION gigs.gig_inbox_ingest();
 	CREATE TABLE acks (account_id uuid, n int, outcome text, event_id bigint);
