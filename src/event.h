@@ -64,6 +64,11 @@ typedef struct GigEvent
 	int32 days_synced;
 } GigEvent;
 
+/*
+ * The columns of gig_event are event, name, and the members of GigEvent.  An
+ * event's own composite type has its name, and its fields in the order of the
+ * table.
+ */
 typedef struct GigEventField
 {
 	const char *key; /* in the JSON object "data" */
@@ -77,12 +82,6 @@ typedef struct GigEventField
 } GigEventField;
 
 #define GIG_EVENT_FIELDS 17
-
-/*
- * The columns of gig_event: event, name, and the members of GigEvent.  An event's
- * own composite type has its name, and its fields in the order of the table.
- */
-#define GIG_EVENT_COLUMNS 12
 
 extern const char *const gig_event_names[GIG_EVENT_KINDS];
 extern const GigEventField gig_event_fields[GIG_EVENT_FIELDS];
