@@ -895,6 +895,8 @@ BEGIN
 		RAISE EXCEPTION 'events must not be empty or contain nulls' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF coalesce(parts, 0) NOT BETWEEN 1 AND 64 THEN
 		RAISE EXCEPTION 'parts must be between 1 and 64' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF coalesce(start_after, -1) < 0 THEN
+		RAISE EXCEPTION 'start_after must not be negative' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF EXISTS (SELECT FROM @extschema@.gig_consumer AS c WHERE c.name = $1) THEN
 		RAISE EXCEPTION 'consumer "%" already exists', name USING ERRCODE = 'duplicate_object';
 	END IF;
@@ -926,6 +928,9 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	IF coalesce(event_id, -1) < 0 THEN
+		RAISE EXCEPTION 'event_id must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
 	UPDATE @extschema@.gig_consumer AS c
 	SET position = $2, batch = NULL
 	WHERE c.name = $1;

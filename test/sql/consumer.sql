@@ -346,7 +346,8 @@ SELECT c.call, pg_temp.try(c.call) FROM (VALUES
 	(16, $c$finish_gig_work(NULL)$c$),
 	(17, $c$retry_gig_work(0, pg_temp.account(1), 'no')$c$),
 	(18, $c$revive_gig_work('b')$c$),
-	(19, $c$gig_account_fetched('b', pg_temp.account(1))$c$)
+	(19, $c$gig_account_fetched('b', pg_temp.account(1))$c$),
+	(20, $c$seek_gig_consumer('a', -1)$c$)
 ) AS c (n, call) ORDER BY c.n;
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT pg_temp.try('read_gig_work(''a'')');
