@@ -66,7 +66,9 @@ BEGIN
 END
 $$;
 SELECT pg_temp.ingest(9999, 1);
+SET search_path = pg_catalog, pg_temp;
 CREATE INDEX event_seen ON gigs.gig_event_log (gigs.seen(body)) WHERE account_id = '00000000-0000-4000-8000-000000009999';
+SET search_path = public;
 SET ROLE regress_index_receiver;
 SELECT gigs.ingest_gig_event('{"event":"gigs.added","name":"payroll","data":{"account":"00000000-0000-4000-8000-000000009999",'
 	'"user":"00000000-0000-4000-9000-000000000001","available_count":2,"added_count":1}}', NULL);

@@ -241,8 +241,9 @@ sub start_child
 		  ($who, $writer, 0, $options, getppid);
 		open $self->{file}, '>>', $self->notes_of($who)
 		  or die "could not write notes: $!";
-		$self->{wire} = GigWire->connect($self->{server}->node, $options);
-		$work->($self);
+		# the crash may come first
+		$self->{wire} = eval { GigWire->connect($self->{server}->node, $options) };
+		$work->($self) if $self->{wire};
 		1;
 	};
 	$self->note_down('X', $@) if !$done && $self->{file};
