@@ -311,7 +311,7 @@ my ($batches, $bytes, $contexts, $own) = split /\|/, $node->safe_psql(
 	WHERE last OR n BETWEEN 10 AND 20});
 is($batches, 20 * $thousands + 11, '... in all its batches');
 # PL/pgSQL keeps 24 bytes of each COMMIT.
-cmp_ok($bytes, '<', 65536 + 32 * $batches, 'a drain: nothing left in memory contexts');
+cmp_ok($bytes, '<', 65536 + 32 * 100 * $thousands, 'a drain: nothing left in memory contexts');
 cmp_ok($contexts, '<', $max_contexts, 'a drain: no memory contexts left');
 cmp_ok($own, '<', $max_own, 'a drain: nothing left in memory of its own');
 
