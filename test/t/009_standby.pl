@@ -227,7 +227,7 @@ sub work_off
 		my ($n) = $node->safe_psql('postgres', q{
 			WITH read AS (
 				INSERT INTO work SELECT } . "'" . $node->name . "'" . q{, batch, account_id, events, last_event_id, false
-				FROM gigs.read_gig_work('fetcher', 50) RETURNING *
+				FROM gigs.read_gig_work('fetcher', } . int($nhooks / 30) . q{) RETURNING *
 			)
 			SELECT sum(events) FROM read;});
 		last if $n eq '';
