@@ -213,7 +213,7 @@ sub work_on_events
 		my $rows = run(
 			$in_one ? 'BEGIN' : (),
 			sprintf("SELECT batch, account_id, updated_gigs FROM gigs.read_gig_work('%s', %d, '%d ms')",
-				$consumer, between(1, 60), pick(50, 200, 2000)));
+				$consumer, between(1, 60), pick(20, 50, 50, 2000)));
 
 		next if !$rows;
 		if (!@$rows)
@@ -224,7 +224,7 @@ sub work_on_events
 		}
 
 		# be slow, or never come back
-		sleep rand(chance(0.1) ? 0.3 : 0.01);
+		sleep rand(chance(0.3) ? 0.3 : 0.01);
 		if (chance(0.05))
 		{
 			$tally{abandoned}++;
