@@ -53,8 +53,22 @@ static Statement lock_account = {
 	.types = {UUIDOID},
 };
 
-/* Creates accounts, and locks those that exist. */
-static Statement create_accounts = {
+static Statement lock_accounts = {
+	.text = "SELECT account_id, user_id, state, days_synced,"
+			" available_from, available_to, available_count,"
+			" last_event, last_event_at, last_event_id,"
+			" added_total, updated_total, removed_total, events, duplicates,"
+			" first_event_at, partially_synced_at, fully_synced_at, refreshed_at,"
+			" recent_digests, recent_event_ids, recent_received_at"
+			" FROM @extschema@.gig_account_sync"
+			" WHERE account_id = ANY ($1)"
+			" ORDER BY account_id"
+			" FOR NO KEY UPDATE",
+	.types = {UUIDARRAYOID},
+};
+
+/* Citus cannot lock rows of several shards by a SELECT: lock them, then read. */
+static Statement lock_shards = {
 	.text =
 		"INSERT INTO @extschema@.gig_account_sync (account_id, user_id)"
 		" SELECT account_id, user_id FROM unnest($1, $2) AS n (account_id, user_id)"
@@ -62,16 +76,7 @@ static Statement create_accounts = {
 	.types = {UUIDARRAYOID, UUIDARRAYOID},
 };
 
-/* Creates accounts, and locks none: direct.c does. */
-static Statement insert_accounts = {
-	.text =
-		"INSERT INTO @extschema@.gig_account_sync (account_id, user_id)"
-		" SELECT account_id, user_id FROM unnest($1, $2) AS n (account_id, user_id)"
-		" ON CONFLICT (account_id) DO NOTHING",
-	.types = {UUIDARRAYOID, UUIDARRAYOID},
-};
-
-static Statement read_accounts = {
+static Statement read_shards = {
 	.text = "SELECT account_id, user_id, state, days_synced,"
 			" available_from, available_to, available_count,"
 			" last_event, last_event_at, last_event_id,"
@@ -82,6 +87,21 @@ static Statement read_accounts = {
 			" WHERE account_id = ANY ($1)"
 			" ORDER BY account_id",
 	.types = {UUIDARRAYOID},
+};
+
+/*
+ * Creates accounts, and locks none.
+ *
+ * A conflict target would leave out the indexes that REINDEX CONCURRENTLY has in
+ * the making.  Then these raise unique violations when rows are updated
+ * meanwhile.
+ */
+static Statement create_accounts = {
+	.text =
+		"INSERT INTO @extschema@.gig_account_sync (account_id, user_id)"
+		" SELECT account_id, user_id FROM unnest($1, $2) AS n (account_id, user_id)"
+		" ON CONFLICT DO NOTHING",
+	.types = {UUIDARRAYOID, UUIDARRAYOID},
 };
 
 static Statement insert_event = {
@@ -173,8 +193,8 @@ static bool LockBySql(const GigSchema *schema, GigAccount *accounts,
 					  int naccounts);
 static bool ReadAccounts(const GigSchema *schema, Statement *statement,
 						 Datum key, GigAccount *accounts, int naccounts);
-static void CreateAccounts(const GigSchema *schema, Statement *statement,
-						   const GigAccount *accounts, int naccounts);
+static void ExecuteForAccounts(const GigSchema *schema, Statement *statement,
+							   const GigAccount *accounts, int naccounts);
 static Datum MakeUuidArray(const GigAccount *accounts, int naccounts,
 						   size_t offset);
 static void CheckStored(uint64 stored, int nrows, const char *table);
@@ -186,7 +206,7 @@ static uint64 ExecuteForRows(const GigSchema *schema, Statement *statement,
 static uint64 Execute(const GigSchema *schema, Statement *statement,
 					  Datum *values, const char *nulls);
 static void PrepareStatement(const GigSchema *schema, Statement *statement);
-static bool PlansAreGeneric(void);
+static bool CitusIsLoaded(void);
 static void MakeGenericPlan(SPIPlanPtr plan);
 
 /*
@@ -281,7 +301,7 @@ LockDirectly(GigStore *store, GigAccount *accounts, int naccounts)
 	if (nmissing > 0)
 	{
 		BecomeOwner(store);
-		CreateAccounts(store->schema, &insert_accounts, missing, nmissing);
+		ExecuteForAccounts(store->schema, &create_accounts, missing, nmissing);
 		nmissing =
 			FindAccountsDirectly(store->direct, accounts, naccounts, missing);
 	}
@@ -290,28 +310,27 @@ LockDirectly(GigStore *store, GigAccount *accounts, int naccounts)
 		   LockAccountsDirectly(store->direct, accounts, naccounts);
 }
 
-/*
- * The statement that creates several accounts locks those that exist.
- */
 static bool
 LockBySql(const GigSchema *schema, GigAccount *accounts, int naccounts)
 {
+	Datum ids;
+
 	if (naccounts == 1)
 	{
 		Datum account_id = UUIDPGetDatum(&accounts->account_id);
 
 		if (ReadAccounts(schema, &lock_account, account_id, accounts, 1))
 			return true;
-		CreateAccounts(schema, &create_accounts, accounts, 1);
+		ExecuteForAccounts(schema, &create_accounts, accounts, 1);
 		return ReadAccounts(schema, &lock_account, account_id, accounts, 1);
 	}
+	ids = MakeUuidArray(accounts, naccounts, offsetof(GigAccount, account_id));
 	/* lock none before all are created, as LockDirectly() */
-	CreateAccounts(schema, &insert_accounts, accounts, naccounts);
-	CreateAccounts(schema, &create_accounts, accounts, naccounts);
-	return ReadAccounts(schema, &read_accounts,
-						MakeUuidArray(accounts, naccounts,
-									  offsetof(GigAccount, account_id)),
-						accounts, naccounts);
+	ExecuteForAccounts(schema, &create_accounts, accounts, naccounts);
+	if (!CitusIsLoaded())
+		return ReadAccounts(schema, &lock_accounts, ids, accounts, naccounts);
+	ExecuteForAccounts(schema, &lock_shards, accounts, naccounts);
+	return ReadAccounts(schema, &read_shards, ids, accounts, naccounts);
 }
 
 /*
@@ -347,9 +366,12 @@ ReadAccounts(const GigSchema *schema, Statement *statement, Datum key,
 	return true;
 }
 
+/*
+ * Executes a statement whose parameters are arrays of account_id and user_id.
+ */
 static void
-CreateAccounts(const GigSchema *schema, Statement *statement,
-			   const GigAccount *accounts, int naccounts)
+ExecuteForAccounts(const GigSchema *schema, Statement *statement,
+				   const GigAccount *accounts, int naccounts)
 {
 	Datum ids[2];
 
@@ -513,7 +535,7 @@ Execute(const GigSchema *schema, Statement *statement, Datum *values,
 	RefreshGigSchema(schema);
 	if (statement->plan == NULL || statement->generation != schema->generation)
 		PrepareStatement(schema, statement);
-	if (!SPI_plan_is_valid(statement->plan) && PlansAreGeneric())
+	if (!SPI_plan_is_valid(statement->plan) && !CitusIsLoaded())
 		MakeGenericPlan(statement->plan);
 
 	result = SPI_execute_plan(statement->plan, values, nulls, false, 0);
@@ -547,14 +569,14 @@ PrepareStatement(const GigSchema *schema, Statement *statement)
 	}
 	plan = SPI_prepare_cursor(QualifyStatement(schema, statement->text), ntypes,
 							  types,
-							  PlansAreGeneric() ? CURSOR_OPT_GENERIC_PLAN : 0);
+							  CitusIsLoaded() ? 0 : CURSOR_OPT_GENERIC_PLAN);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare_cursor failed: %s",
 			 SPI_result_code_string(SPI_result));
 	SPI_keepplan(plan);
 	statement->plan = plan;
 	statement->generation = schema->generation;
-	if (PlansAreGeneric())
+	if (!CitusIsLoaded())
 		MakeGenericPlan(plan);
 }
 
@@ -573,18 +595,16 @@ QualifyStatement(const GigSchema *schema, const char *sql)
 	return TextDatumGetCString(qualified);
 }
 
-/*
- * Custom plans would fold whole arrays into constants, five times over.  But
- * Citus cannot plan a statement on several shards without its parameters.
- */
 static bool
-PlansAreGeneric(void)
+CitusIsLoaded(void)
 {
-	return GetConfigOption("citus.version", true, false) == NULL;
+	return GetConfigOption("citus.version", true, false) != NULL;
 }
 
 /*
- * Makes the plan that is used until the statement is invalidated.
+ * Makes the plan that is used until the statement is invalidated.  Custom plans
+ * would fold whole arrays into constants, five times over.  Only Citus needs
+ * them: it cannot plan a statement on several shards without its parameters.
  *
  * It must stay good when the tables grow by a million rows before they are
  * analyzed again.  Rows are looked up by primary key, so a plan that scans or

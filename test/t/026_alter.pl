@@ -173,5 +173,33 @@ is($node->safe_psql($db, 'SELECT count(*) FILTER (WHERE body IS NOT NULL), count
 is(troubles($node, $db), '', '... log and accounts agree');
 note "$ingested events were ingested meanwhile";
 
+# ---------------------------------------------------------------------------
+# The primary key is rebuilt while rows move: ON CONFLICT (account_id) would not
+# see them in the new index
+# ---------------------------------------------------------------------------
+
+$node->safe_psql($db, q{
+	TRUNCATE stop;
+	CREATE INDEX moves_rows ON gigs.gig_account_sync (last_event_at);
+	CREATE PROCEDURE ingest_batches(client int) LANGUAGE plpgsql AS $$
+	DECLARE
+		n int := client * 1000000;
+	BEGIN
+		WHILE NOT EXISTS (SELECT FROM public.stop) LOOP
+			PERFORM public.take_all(array_agg((n + client * i) % 30), array_agg(n + i))
+			FROM generate_series(1, 10) AS i;
+			COMMIT;
+			n := n + 11;
+		END LOOP;
+	END
+	$$;
+});
+@clients = map {
+	start_client($node, $db, "LOAD 'gigs_webhooks'; SET gigs_webhooks.direct_writes = off; SET gigs_webhooks.dedupe_window = '1s'; CALL ingest_batches($_)")
+} 1 .. 4;
+$node->safe_psql($db, 'REINDEX INDEX CONCURRENTLY gigs.gig_account_sync_pkey') for 1 .. ($ENV{GIGS_LONG} ? 200 : 10);
+$node->safe_psql($db, 'INSERT INTO stop DEFAULT VALUES');
+is(join('', map { (finish_client($_))[1] } @clients), '', 'the primary key can be rebuilt while clients ingest');
+
 $node->stop;
 done_testing();
