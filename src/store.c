@@ -67,8 +67,11 @@ static Statement lock_accounts = {
 	.types = {UUIDARRAYOID},
 };
 
-/* Citus cannot lock rows of several shards by a SELECT: lock them, then read. */
-static Statement lock_shards = {
+/*
+ * Locks accounts that exist.  Citus refuses lock_accounts on several shards, and
+ * needs read_accounts after this.
+ */
+static Statement upsert_accounts = {
 	.text =
 		"INSERT INTO @extschema@.gig_account_sync (account_id, user_id)"
 		" SELECT account_id, user_id FROM unnest($1, $2) AS n (account_id, user_id)"
@@ -76,7 +79,7 @@ static Statement lock_shards = {
 	.types = {UUIDARRAYOID, UUIDARRAYOID},
 };
 
-static Statement read_shards = {
+static Statement read_accounts = {
 	.text = "SELECT account_id, user_id, state, days_synced,"
 			" available_from, available_to, available_count,"
 			" last_event, last_event_at, last_event_id,"
@@ -284,10 +287,15 @@ LockAccounts(GigStore *store, GigAccount *accounts, int naccounts)
 					  : LockBySql(store->schema, accounts, naccounts);
 
 	if (!locked)
+	{
+		/* raises the error of another unique index that has kept rows out */
+		BecomeOwner(store);
+		ExecuteForAccounts(store->schema, &upsert_accounts, accounts, naccounts);
 		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 						errmsg("could not lock rows of table \"%s\"",
 							   "gig_account_sync"),
 						errdetail("Rows were deleted at the same time.")));
+	}
 }
 
 static bool
@@ -329,8 +337,8 @@ LockBySql(const GigSchema *schema, GigAccount *accounts, int naccounts)
 	ExecuteForAccounts(schema, &create_accounts, accounts, naccounts);
 	if (!CitusIsLoaded())
 		return ReadAccounts(schema, &lock_accounts, ids, accounts, naccounts);
-	ExecuteForAccounts(schema, &lock_shards, accounts, naccounts);
-	return ReadAccounts(schema, &read_shards, ids, accounts, naccounts);
+	ExecuteForAccounts(schema, &upsert_accounts, accounts, naccounts);
+	return ReadAccounts(schema, &read_accounts, ids, accounts, naccounts);
 }
 
 /*
