@@ -53,6 +53,21 @@ static Statement lock_account = {
 	.types = {UUIDOID},
 };
 
+/*
+ * Creates accounts, and locks none.
+ *
+ * A conflict target would leave out the indexes that REINDEX CONCURRENTLY has in
+ * the making.  Then these raise unique violations when rows are updated
+ * meanwhile.
+ */
+static Statement create_accounts = {
+	.text =
+		"INSERT INTO @extschema@.gig_account_sync (account_id, user_id)"
+		" SELECT account_id, user_id FROM unnest($1, $2) AS n (account_id, user_id)"
+		" ON CONFLICT DO NOTHING",
+	.types = {UUIDARRAYOID, UUIDARRAYOID},
+};
+
 static Statement lock_accounts = {
 	.text = "SELECT account_id, user_id, state, days_synced,"
 			" available_from, available_to, available_count,"
@@ -90,21 +105,6 @@ static Statement read_accounts = {
 			" WHERE account_id = ANY ($1)"
 			" ORDER BY account_id",
 	.types = {UUIDARRAYOID},
-};
-
-/*
- * Creates accounts, and locks none.
- *
- * A conflict target would leave out the indexes that REINDEX CONCURRENTLY has in
- * the making.  Then these raise unique violations when rows are updated
- * meanwhile.
- */
-static Statement create_accounts = {
-	.text =
-		"INSERT INTO @extschema@.gig_account_sync (account_id, user_id)"
-		" SELECT account_id, user_id FROM unnest($1, $2) AS n (account_id, user_id)"
-		" ON CONFLICT DO NOTHING",
-	.types = {UUIDARRAYOID, UUIDARRAYOID},
 };
 
 static Statement insert_event = {

@@ -197,6 +197,9 @@ $node->safe_psql($db, q{
 @clients = map {
 	start_client($node, $db, "LOAD 'gigs_webhooks'; SET gigs_webhooks.direct_writes = off; SET gigs_webhooks.dedupe_window = '1s'; CALL ingest_batches($_)")
 } 1 .. 4;
+$events = $node->safe_psql($db, 'SELECT max(event_id) FROM gigs.gig_event_log');
+$node->poll_query_until($db, "SELECT count(DISTINCT account_id) = 30 FROM gigs.gig_event_log WHERE event_id > $events")
+  or die 'clients do not begin';
 $node->safe_psql($db, 'REINDEX INDEX CONCURRENTLY gigs.gig_account_sync_pkey') for 1 .. ($ENV{GIGS_LONG} ? 200 : 10);
 $node->safe_psql($db, 'INSERT INTO stop DEFAULT VALUES');
 is(join('', map { (finish_client($_))[1] } @clients), '', 'the primary key can be rebuilt while clients ingest');
