@@ -5,6 +5,7 @@
 #   make check            build and test in a scratch directory; needs neither
 #                         an installation nor a server
 #   make demo             show the extension at work, in a scratch directory
+#   make receiver         build gigs_receiver; make install-receiver installs it
 #
 # scripts/run names the other goals, and runs check and demo as well.
 
@@ -78,6 +79,11 @@ $(DATA_built): sql/$(EXTENSION).sql $(EXTENSION).control
 
 output_iso/expected:
 	@mkdir -p $(@D) && ln -sfn ../expected $@
+
+.PHONY: receiver install-receiver clean-receiver
+receiver install-receiver clean-receiver:
+	@$(MAKE) -C receiver $(filter-out receiver,$(subst -, ,$@))
+clean: clean-receiver
 
 # Isolation specs cannot include a file.
 output_iso/specs/%.spec: test/specs/common test/specs/%.spec

@@ -285,6 +285,8 @@ private_install() {
 	# COPT is how PostgreSQL's makefiles take additional flags.
 	stage as_user make -s -C "$TREE" COPT="${COPT:-} $under_flags" all
 	stage as_user make -s -C "$TREE" COPT="${COPT:-} $under_flags" DESTDIR="$root" install
+	stage as_user make -s -C "$TREE/receiver" CFLAGS="-O2 -g ${COPT:-} $under_flags"
+	cp "$TREE/receiver/gigs_receiver" "$PRIVATE_BIN/"
 	[[ -z $under_command ]] || watch_servers
 	export PATH=$PRIVATE_BIN:$PATH
 }
