@@ -89,29 +89,6 @@ like($header, qr{^Content-Type: application/json\r$}m, '... as JSON');
 
 my $locker = $node->background_psql('postgres');
 
-# Holds up both sessions by a webhook each.  Returns its connections.
-sub hold_up
-{
-	my ($to, $n) = @_;
-	my @held;
-
-	ask($locker, 'BEGIN; LOCK TABLE gigs.gig_event_log IN EXCLUSIVE MODE');
-	for my $i (1, 2)
-	{
-		push @held, post_together($to, signed_request(hook($n, $i)));
-		wait_for_locks($node, 'postgres', $i);
-	}
-	return @held;
-}
-
-# Posts webhooks at the same time, each over a connection of its own.
-sub post_together
-{
-	my ($to, @requests) = @_;
-
-	return map { my $client = $to->connect; print $client $_; $client } @requests;
-}
-
 my @mixed = map {
 	my $body = hook(10 + $_ % 3, $_);
 
@@ -123,7 +100,7 @@ my @mixed = map {
 } 1 .. 20;
 my $nbatches = $receiver->metric('gigs_receiver_batch_events_count');
 
-my @clients = (hold_up($receiver, 9), post_together($receiver, map { $_->[0] } @mixed));
+my @clients = ($receiver->hold_up($node, $locker, 9), $receiver->start_posts( map { $_->[0] } @mixed));
 $receiver->wait_for_waiting(scalar @clients);
 ok(!IO::Select->new(@clients)->can_read(0.3), 'nothing is answered before it is committed');
 ask($locker, 'COMMIT');
@@ -146,7 +123,7 @@ my $listener = $node->background_psql('postgres');
 ask($listener, 'LISTEN gigs');
 $receiver->wait_for('to have a connection that notifies',
 	sub { $node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'receiver'}) == 3 });
-$receiver->post(hook(30, 1), sign(hook(30, 1), 'secret'));
+$receiver->post_hook(30, 1);
 my $heard = '';
 $receiver->wait_for('to notify', sub { $heard = ask($listener, 'SELECT'); $heard =~ /notification/ });
 like($heard, qr/Asynchronous notification "gigs" received/, 'consumers are notified');
@@ -186,7 +163,7 @@ is_deeply([ grep { !/^(?:200 )?#/ && !(/^(\w+?)(?:_bucket|_sum|_count)?(?:\{[^{}
 # ---------------------------------------------------------------------------
 
 my $idle = $receiver->connect;
-@clients = (hold_up($receiver, 39), post_together($receiver, map { signed_request(hook(40, $_)) } 1 .. 10));
+@clients = ($receiver->hold_up($node, $locker, 39), $receiver->start_posts( map { signed_request(hook(40, $_)) } 1 .. 10));
 $receiver->wait_for_waiting(12);
 $receiver->terminate;
 $receiver->wait_for('to stop accepting',
@@ -287,7 +264,7 @@ append_to_file($config, "# of the test\n path=/file \nmax-body-size = 1 kB\r\nse
 	$receiver = GigReceiver->new($database, '--path', '/webhooks/argyle');
 }
 $receiver->wait_for('to open three sessions', sub { $receiver->metric('gigs_receiver_database_connects_total') == 3 });
-is($receiver->post(hook(50, 1), sign(hook(50, 1), 'secret')), '200 applied', 'options come from the command line,');
+is($receiver->post_hook(50, 1), '200 applied', 'options come from the command line,');
 like($receiver->log_text, qr/gigs_receiver: info: version/, '... the environment,');
 is($receiver->post('x' x 1025), 413, '... and a file');
 is($receiver->post('x' x 1024), 400, '... with units');
@@ -320,7 +297,7 @@ if ($pid == 0)
 is(notified(), 'READY=1', 'systemd is told when it is ready');
 my $activated = bless { port => $listen->sockport }, 'GigReceiver';
 my $answer = '503';
-$activated->wait_for('to ingest', sub { ($answer = $activated->post(hook(60, 1), sign(hook(60, 1), 'secret'))) ne '503' });
+$activated->wait_for('to ingest', sub { ($answer = $activated->post_hook(60, 1)) ne '503' });
 is($answer, '200 applied', '... and its sockets are used');
 kill 'TERM', $pid;
 is(notified(), 'STOPPING=1', '... and it is told of the end');

@@ -203,6 +203,38 @@ sub post
 	return answer_of($socket);
 }
 
+# Posts a genuine webhook for the account of a number.
+sub post_hook
+{
+	my ($self, $account, $n) = @_;
+
+	return $self->post(hook($account, $n), sign(hook($account, $n), 'secret'));
+}
+
+# Sends requests at the same time.  Returns their connections.
+sub start_posts
+{
+	my ($self, @requests) = @_;
+
+	return map { my $socket = $self->connect; print $socket $_; $socket } @requests;
+}
+
+# Has each of two sessions wait for a lock that another session takes and holds.
+# Returns the connections of their webhooks, which are of the account of a number.
+sub hold_up
+{
+	my ($self, $node, $locker, $account) = @_;
+	my @sockets;
+
+	ask($locker, 'BEGIN; LOCK TABLE gigs.gig_event_log IN EXCLUSIVE MODE');
+	for my $i (1, 2)
+	{
+		push @sockets, $self->start_posts(signed_request(hook($account, $i)));
+		wait_for_locks($node, 'postgres', $i);
+	}
+	return @sockets;
+}
+
 # ---------------------------------------------------------------------------
 # Requests and answers
 # ---------------------------------------------------------------------------
