@@ -123,7 +123,7 @@ static void Fail(const char *format, ...)
 void
 ReadOptions(int argc, char *argv[])
 {
-	const char *values[OPTIONS] = {NULL};
+	static const char *values[OPTIONS];
 	const char *config = NULL;
 
 	ReadCommandLine(argc, argv, values, &config);

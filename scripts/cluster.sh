@@ -7,9 +7,10 @@
 #                           that it and all that runs in it goes when the
 #                           script ends, however it ends
 #   server_under PROGRAM    have what is built next built for it, and all
-#                           servers run under it: asan or valgrind.  What these
-#                           report goes to $REPORTS.  With coverage, the module
-#                           itself counts its lines.
+#                           servers and receivers run under it: asan or valgrind.
+#                           What these report goes to $REPORTS.  With coverage,
+#                           the module itself counts its lines, and with tsan,
+#                           the receiver itself looks for data races.
 #   tree_copy               copy the source tree to $SCRATCH/src, $TREE
 #   private_install         build $TREE, and install it into a private copy of
 #                           PostgreSQL; puts that first in PATH
@@ -35,6 +36,7 @@ PGXS_DIR=
 REPORTS=
 under_flags=
 under_command=
+receiver_flags=
 stage_pid=
 
 # Read by scripts that source this one.
@@ -285,7 +287,7 @@ private_install() {
 	# COPT is how PostgreSQL's makefiles take additional flags.
 	stage as_user make -s -C "$TREE" COPT="${COPT:-} $under_flags" all
 	stage as_user make -s -C "$TREE" COPT="${COPT:-} $under_flags" DESTDIR="$root" install
-	stage as_user make -s -C "$TREE/receiver" CFLAGS="-O2 -g ${COPT:-} $under_flags"
+	stage as_user make -s -C "$TREE/receiver" CFLAGS="-O2 -g ${COPT:-} $receiver_flags"
 	cp "$TREE/receiver/gigs_receiver" "$PRIVATE_BIN/"
 	[[ -z $under_command ]] || watch_servers
 	export PATH=$PRIVATE_BIN:$PATH
@@ -307,6 +309,7 @@ server_under() {
 			# so are its extensions; in ours an overflow is a mistake.
 			under_flags="-fsanitize=address,undefined -fno-sanitize-recover=all"
 			under_flags+=" -fno-omit-frame-pointer -fno-wrapv -O1 -g"
+			receiver_flags=$under_flags
 			# Sessions end by exit() and leave their memory to the system, so
 			# that nothing can be said of leaks.  PostgreSQL measures the depth
 			# of its stack by addresses, which must be those of one stack.
@@ -342,6 +345,10 @@ server_under() {
 			export PGCTLTIMEOUT=600 PGISOLATIONTIMEOUT=3600
 			export PG_TEST_TIMEOUT_DEFAULT=3600
 			;;
+		tsan)
+			receiver_flags="-fsanitize=thread -fno-omit-frame-pointer -O1 -g"
+			export TSAN_OPTIONS="log_path=$REPORTS/tsan"
+			;;
 		coverage)
 			under_flags="--coverage -fprofile-update=atomic -O0"
 			;;
@@ -350,10 +357,14 @@ server_under() {
 }
 
 # All servers of all tests are started by pg_ctl, which can be told what to
-# start.  So neither initdb nor the clients run under Valgrind.
+# start.  So neither initdb nor the clients run under Valgrind, but for receivers.
 watch_servers() {
 	mkdir "$PRIVATE_BIN/unwatched"
-	mv "$PRIVATE_BIN/pg_ctl" "$PRIVATE_BIN/unwatched/"
+	mv "$PRIVATE_BIN/pg_ctl" "$PRIVATE_BIN/gigs_receiver" "$PRIVATE_BIN/unwatched/"
+	cat >"$PRIVATE_BIN/gigs_receiver" <<-END
+		#!/usr/bin/env bash
+		exec $under_command "$PRIVATE_BIN/unwatched/gigs_receiver" "\$@"
+	END
 	cat >"$PRIVATE_BIN/pg_ctl" <<-END
 		#!/usr/bin/env bash
 		exec -a "$PRIVATE_BIN/pg_ctl" "$PRIVATE_BIN/unwatched/pg_ctl" "\$@" -p "$SCRATCH/server"
@@ -362,7 +373,7 @@ watch_servers() {
 		#!/usr/bin/env bash
 		exec $under_command "$PRIVATE_BIN/postgres" "\$@"
 	END
-	chmod 755 "$PRIVATE_BIN/pg_ctl" "$SCRATCH/server"
+	chmod 755 "$PRIVATE_BIN/pg_ctl" "$PRIVATE_BIN/gigs_receiver" "$SCRATCH/server"
 }
 
 # ---------------------------------------------------------------------------

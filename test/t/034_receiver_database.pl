@@ -93,7 +93,8 @@ is($receiver->post($large, sign($large, 'secret')), '200 duplicate', '... and th
 # A server that is slow
 # ---------------------------------------------------------------------------
 
-my $hurried = GigReceiver->new($database, '--answer-timeout', '1s');
+# Under Valgrind, a session takes longer to open.
+my $hurried = GigReceiver->new($database, '--answer-timeout', $PostgreSQL::Test::Utils::timeout_default > 600 ? '30s' : '1s');
 $hurried->wait_ready;
 @clients = ($hurried->hold_up($node, $locker, 52), $hurried->start_posts( map { signed_request(hook(53, $_)) } 1 .. 5));
 is_deeply([ map { answer_of($_) } @clients ], [ (503) x 7 ], 'what waits too long is answered with 503');

@@ -65,6 +65,8 @@ sub start
 {
 	my ($self) = @_;
 
+	# of servers, nothing can be said
+	local $ENV{ASAN_OPTIONS} = "$ENV{ASAN_OPTIONS}:detect_leaks=1" if $ENV{ASAN_OPTIONS};
 	$self->{run} = IPC::Run::start(
 		[
 			'gigs_receiver', '--database', $self->{connstr},
