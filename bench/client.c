@@ -3,7 +3,7 @@
  * client.c
  *	  Sends a stream of webhooks to a PostgreSQL server, and takes the time.
  *
- *	  client [-c CLIENTS] [-b BATCH] [-s] [-p] [-i SQL] CONNINFO SQL FILE
+ *	  client [-c CLIENTS] [-b BATCH] [-s] [-p] [-l] [-i SQL] CONNINFO SQL FILE
  *
  * FILE is what bench/stream prints.  Every client has a connection and a
  * thread; an event goes to the one that its account falls to, so that the
@@ -12,7 +12,8 @@
  * (bytea) and the signature as $2 (text); with -b, once for so many events, as
  * arrays of these types; with -p, with the parsed values (see SetParsed()).
  * "-i SQL" is executed first by every client.  Prints the seconds from the
- * start to the last answer.
+ * start to the last answer, or with -l and one client the median of the calls'
+ * seconds, and the time of 99 % of them.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,6 +51,7 @@ typedef struct Client
 	Event **events;
 	int nevents;
 	Call *calls;
+	double *latencies; /* of the calls, in seconds */
 	int ncalls;
 } Client;
 
@@ -58,6 +60,7 @@ const char program[] = "client";
 static int nclients = 1;
 static int batch = 1;
 static bool spread = false;
+static bool print_latencies = false;
 static bool parsed = false;
 static const char *first_statement = NULL;
 static Client clients[MAX_CLIENTS];
@@ -148,6 +151,7 @@ static void
 PrepareCalls(Client *client)
 {
 	client->calls = Allocate(client->nevents * sizeof(Call));
+	client->latencies = Allocate(client->nevents * sizeof(double));
 	for (int i = 0; i < client->nevents; i += batch)
 	{
 		Call *call = &client->calls[client->ncalls++];
@@ -197,11 +201,13 @@ RunClient(void *argument)
 	for (int i = 0; i < client->ncalls; i++)
 	{
 		const Call *call = &client->calls[i];
+		double began = Now();
 
 		CheckResult(client->connection,
 					PQexecPrepared(client->connection, "call", call->n,
 								   call->values, call->lengths, call->formats,
 								   1));
+		client->latencies[i] = Now() - began;
 	}
 	return NULL;
 }
@@ -229,7 +235,7 @@ ReadOptions(int argc, char **argv)
 {
 	int option;
 
-	while ((option = getopt(argc, argv, "+c:b:spi:")) != -1)
+	while ((option = getopt(argc, argv, "+c:b:spli:")) != -1)
 	{
 		if (option == 'c')
 			nclients = atoi(optarg);
@@ -239,6 +245,8 @@ ReadOptions(int argc, char **argv)
 			spread = true;
 		else if (option == 'p')
 			parsed = true;
+		else if (option == 'l')
+			print_latencies = true;
 		else if (option == 'i')
 			first_statement = optarg;
 		else
@@ -247,7 +255,7 @@ ReadOptions(int argc, char **argv)
 	if (argc - optind != 3 || nclients < 1 || nclients > MAX_CLIENTS ||
 		batch < 1 || (parsed && batch > 1))
 		Fail("usage",
-			 "client [-c CLIENTS] [-b BATCH] [-s] [-p] [-i SQL] CONNINFO SQL FILE");
+			 "client [-c CLIENTS] [-b BATCH] [-s] [-p] [-l] [-i SQL] CONNINFO SQL FILE");
 }
 
 int
@@ -255,6 +263,7 @@ main(int argc, char **argv)
 {
 	Event *events;
 	int nevents;
+	double seconds;
 
 	ReadOptions(argc, argv);
 	nevents = ReadEvents(argv[optind + 2], &events);
@@ -264,7 +273,11 @@ main(int argc, char **argv)
 		PrepareCalls(&clients[i]);
 		Connect(&clients[i], argv[optind], argv[optind + 1]);
 	}
-	printf("%.6f\n", RunClients());
+	seconds = RunClients();
+	if (print_latencies)
+		PrintLatencies(clients[0].latencies, clients[0].ncalls);
+	else
+		printf("%.6f\n", seconds);
 	for (int i = 0; i < nclients; i++)
 		PQfinish(clients[i].connection);
 	return 0;

@@ -95,3 +95,20 @@ Now(void)
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (double) now.tv_sec + (double) now.tv_nsec / 1e9;
 }
+
+static int
+CompareDoubles(const void *a, const void *b)
+{
+	double x = *(const double *) a;
+	double y = *(const double *) b;
+
+	return (x > y) - (x < y);
+}
+
+/* Prints the median of the seconds of calls, and the time of 99 % of them. */
+void
+PrintLatencies(double *latencies, int n)
+{
+	qsort(latencies, (size_t) n, sizeof(double), CompareDoubles);
+	printf("%.6f %.6f\n", latencies[n / 2], latencies[n / 100 * 99]);
+}

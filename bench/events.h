@@ -33,5 +33,6 @@ extern void *Allocate(size_t size);
 extern int ReadEvents(const char *path, Event **events);
 extern int PlaceOf(const Event *event, int places);
 extern double Now(void);
+extern void PrintLatencies(double *latencies, int n);
 
 #endif

@@ -1,10 +1,14 @@
 # shellcheck shell=bash
 #
-# The measure over HTTP.  To be sourced by bench/run.
+# The measures over HTTP.  To be sourced by bench/run.
+#
+# A service is the receiver, or the one in Node that does its work itself.
 
 service_pid=
+service_port=
+admin_port=
 
-prepare_http() {
+prepare_node() {
 	(cd "$TREE/bench/service" && stage as_user npm ci --silent --no-audit --no-fund) \
 		>"$SCRATCH/npm.log" 2>&1 || {
 		cat "$SCRATCH/npm.log" >&2
@@ -16,27 +20,29 @@ service_log() {
 	echo "$SCRATCH/service.log"
 }
 
-# start_service MODE, in a process group of its own, which can be ended without
+free_port() {
+	perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1")->sockport'
+}
+
+# Starts a service, in a process group of its own, which can be ended without
 # knowing how as_user has started it; the shell in between waits for it then.
 # Should this script end before, the mark in its environment gives it away.
 start_service() {
-	: >"$(service_log)" # what the last one wrote is not for this one
 	set -m
 	(
 		trap : TERM
-		MODE=$1 PORT=0 PGDATABASE=run as_user node "$TREE/bench/service/server.js"
+		as_user "$@"
 	) </dev/null >"$(service_log)" 2>&1 &
 	service_pid=$!
 	set +m
 }
 
-# Prints the port that the service listens on, once it does.
-service_port() {
+# Waits until a service accepts connections and, if it is the receiver, has its sessions.
+wait_for_service() {
 	local tries
 
 	for ((tries = 0; tries < 300; tries++)); do
-		if grep -q '^ready ' "$(service_log)"; then
-			sed -n 's/^ready //p' "$(service_log)"
+		if perl -MHTTP::Tiny -e 'exit(HTTP::Tiny->new->get($ARGV[0])->{status} == $ARGV[1] ? 0 : 1)' "$@"; then
 			return
 		fi
 		kill -0 "$service_pid" 2>/dev/null || break
@@ -50,20 +56,35 @@ stop_service() {
 	wait "$service_pid"
 }
 
+# start_receiver OPTION...
+start_receiver() {
+	service_port=$(free_port)
+	admin_port=$(free_port)
+	start_service "$PRIVATE_BIN/gigs_receiver" --database "$(conninfo run)" --path /webhook \
+		--listen "127.0.0.1:$service_port" --admin "127.0.0.1:$admin_port" "$@"
+	wait_for_service "http://127.0.0.1:$admin_port/ready" 200
+}
+
+start_node() {
+	service_port=$(free_port)
+	start_service env PORT="$service_port" PGDATABASE=run node "$TREE/bench/service/server.js"
+	wait_for_service "http://127.0.0.1:$service_port/" 404
+}
+
 load() {
-	as_user "$TREE/bench/load" 64 127.0.0.1 "$@"
+	as_user "$TREE/bench/load" "$@"
 }
 
 # The first events are for the service to get warm: node compiles what runs often.
 # A command substitution goes on after errors, so they are carried on by hand.
 post_to() {
-	local port status=0
+	local status=0
 
-	start_service "$1"
+	sql -d postgres -c "ALTER DATABASE run SET synchronous_commit = $waits"
 	{
-		port=$(service_port) &&
-			load "$port" "$SCRATCH/http_first.tsv" >/dev/null &&
-			load "$port" "$SCRATCH/http.tsv"
+		"start_$1" &&
+			load "$connections" 127.0.0.1 "$service_port" "$SCRATCH/http_first.tsv" >/dev/null &&
+			load "$connections" 127.0.0.1 "$service_port" "$SCRATCH/http.tsv"
 	} || status=1
 	stop_service || status=1
 	if ((status != 0)); then
@@ -72,19 +93,70 @@ post_to() {
 	return "$status"
 }
 
-run_http_extension() {
-	post_to extension
+run_http_receiver() {
+	post_to receiver
 }
 
 run_http_self() {
-	post_to self
+	post_to node
 }
 
 measure_http() {
-	prepare_http
-	events=$(scaled 20000)
+	prepare_node
+	events=$(scaled 60000)
 	stream http_first --events 5000 --seed 7
 	stream http --events "$events" --seed 8
-	measure "http, 64 connections" "$events" \
-		extension:http_extension:state peer:http_self:state
+	for connections in 64 512; do
+		for waits in on off; do
+			measure "http, $connections connections, synchronous_commit $waits" "$events" \
+				extension:http_receiver:state peer:http_self:state
+		done
+	done
+}
+
+# A post over an open connection takes longer than a call over one, by so many
+# seconds: the median, and the time of 99 %.
+latency() {
+	local direct posted
+
+	direct=$(client -l "$(conninfo run)" "$extension_call" "$SCRATCH/latency_1.tsv")
+	start_receiver || fail "the receiver did not start"
+	posted=$(load -l 1 127.0.0.1 "$service_port" "$SCRATCH/latency_2.tsv")
+	stop_service || fail "the receiver did not end"
+	echo "$posted $direct" | awk -v column="$1" '{ printf "%.6f\n", $column - $(column + 2) }'
+}
+
+run_latency_median() {
+	latency 1
+}
+
+run_latency_high() {
+	latency 2
+}
+
+# Neither of both streams has events of the other, so that all are applied.
+measure_latency() {
+	events=$(scaled 10000)
+	stream latency_1 --events "$events" --seed 9
+	stream latency_2 --events "$events" --seed 10
+	measure "latency of a post" 1 extension:latency_median:- extension:latency_high:-
+}
+
+run_memory() {
+	local locker status=0
+
+	start_receiver --answer-timeout 10min || fail "the receiver did not start"
+	sql -d run -c "BEGIN" -c "LOCK TABLE gig_event_log IN EXCLUSIVE MODE" -c "SELECT pg_sleep(600)" >/dev/null 2>&1 &
+	locker=$!
+	as_user "$TREE/bench/waiting" "$service_port" "$admin_port" \
+		"$(pgrep -f "^$PRIVATE_BIN/gigs_receiver " | head -n 1)" 10000 "$SCRATCH/memory.tsv" || status=1
+	sql -d postgres -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)'" >/dev/null
+	wait "$locker" || true
+	stop_service || status=1
+	return "$status"
+}
+
+measure_memory() {
+	stream memory --events 10000 --seed 11
+	measure "memory of the receiver with 10,000 waiting posts" 1 extension:memory:-
 }

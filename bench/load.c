@@ -3,13 +3,14 @@
  * load.c
  *	  Posts a stream of webhooks to an HTTP server, and takes the time.
  *
- *	  load CONNECTIONS HOST PORT FILE
+ *	  load [-l] CONNECTIONS HOST PORT FILE
  *
  * FILE is what bench/stream prints.  Every connection is kept alive, and posts
  * its next webhook when the last one has been answered; an event goes to the
  * one that its account falls to, so that the order within an account is kept.
  * An answer other than 2xx is an error.  Prints the seconds from the start to
- * the last answer.
+ * the last answer, or with -l and one connection the median of the requests'
+ * seconds, and the time of 99 % of them.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,6 +42,8 @@ typedef struct Connection
 	Request *requests;
 	int nrequests;
 	int next;
+	double *latencies; /* of the requests, in seconds */
+	double sent_at;
 	char answer[MAX_ANSWER + 1];
 	size_t answered;
 } Connection;
@@ -75,7 +78,10 @@ static void
 DealEvents(const Event *events, int nevents, const char *host, const char *port)
 {
 	for (int i = 0; i < nconnections; i++)
+	{
 		connections[i].requests = Allocate(nevents * sizeof(Request));
+		connections[i].latencies = Allocate(nevents * sizeof(double));
+	}
 	for (int i = 0; i < nevents; i++)
 	{
 		Connection *connection = &connections[PlaceOf(&events[i], nconnections)];
@@ -113,6 +119,7 @@ SendNext(Connection *connection)
 	const Request *request = &connection->requests[connection->next++];
 	size_t sent = 0;
 
+	connection->sent_at = Now();
 	while (sent < request->length)
 	{
 		ssize_t n = send(connection->fd, request->text + sent,
@@ -184,6 +191,7 @@ GoOn(Connection *connection)
 {
 	if (!Receive(connection))
 		return 0;
+	connection->latencies[connection->next - 1] = Now() - connection->sent_at;
 	if (connection->next < connection->nrequests)
 		SendNext(connection);
 	return 1;
@@ -214,11 +222,14 @@ PostAll(int nevents)
 int
 main(int argc, char **argv)
 {
+	bool print_latencies = argc > 1 && strcmp(argv[1], "-l") == 0;
 	Event *events;
 	int nevents;
+	double seconds;
 
-	if (argc != 5)
-		Fail("usage", "load CONNECTIONS HOST PORT FILE");
+	argv += print_latencies;
+	if (argc - print_latencies != 5)
+		Fail("usage", "load [-l] CONNECTIONS HOST PORT FILE");
 	nconnections = atoi(argv[1]);
 	if (nconnections < 1 || nconnections > MAX_CONNECTIONS)
 		Fail("usage", "too few or too many connections");
@@ -226,7 +237,11 @@ main(int argc, char **argv)
 	DealEvents(events, nevents, argv[2], argv[3]);
 	for (int i = 0; i < nconnections; i++)
 		connections[i].fd = Connect(argv[2], argv[3]);
-	printf("%.6f\n", PostAll(nevents));
+	seconds = PostAll(nevents);
+	if (print_latencies)
+		PrintLatencies(connections[0].latencies, connections[0].nrequests);
+	else
+		printf("%.6f\n", seconds);
 	for (int i = 0; i < nconnections; i++)
 		close(connections[i].fd);
 	return 0;

@@ -1,21 +1,13 @@
 // A receiver of webhooks: POST /webhook with a raw body and the header
-// X-Argyle-Signature.  What becomes of them is up to the receiver that MODE
-// names:
+// X-Argyle-Signature.  It verifies, parses and writes them itself (receiver.js).
 //
-//   self        verifies, parses and writes itself (receivers/self.js)
-//   extension   leaves all of it to the extension (receivers/extension.js)
-//
-// The database is what the usual PG* variables name.  Listens on PORT, any that
-// is free unless given, and prints "ready PORT" when it does.
+// The database is what the usual PG* variables name.  Listens on PORT.
 
 'use strict';
 
 const fastify = require('fastify');
 
-const receivers = {
-  self: require('./receivers/self'),
-  extension: require('./receivers/extension'),
-};
+const makeReceiver = require('./receiver');
 
 const noBody = Buffer.alloc(0);
 
@@ -47,11 +39,6 @@ function makeApp(receiver) {
 }
 
 async function main() {
-  const makeReceiver = receivers[process.env.MODE];
-
-  if (makeReceiver === undefined) {
-    throw new Error(`MODE must be one of: ${Object.keys(receivers).join(', ')}`);
-  }
   const receiver = await makeReceiver();
   const app = makeApp(receiver);
 
@@ -60,8 +47,7 @@ async function main() {
     await app.close();
     await receiver.close();
   });
-  await app.listen({ host: '127.0.0.1', port: Number(process.env.PORT ?? 0) });
-  console.log(`ready ${app.server.address().port}`);
+  await app.listen({ host: '127.0.0.1', port: Number(process.env.PORT) });
 }
 
 main().catch((error) => {
