@@ -1,0 +1,160 @@
+// Fetches from Argyle's API the gigs that webhooks announce, and stores them in
+// the table of gig.sql.  SIGTERM ends it after the batches at hand.
+//
+//   PG*              the database; PGOPTIONS may set search_path
+//   ARGYLE_URL       https://api.argyle.com
+//   ARGYLE_ID, ARGYLE_SECRET
+//   GIG_CONSUMER     the consumer, which must exist (fetcher)
+//   GIG_WORKERS      workers; more than the consumer has parts are idle (4)
+//   GIG_EVENTS       events of a batch at most (100)
+//   GIG_LEASE        how long a batch is leased, longer than it takes (5 minutes)
+//   GIG_CHANNEL      the channel of NOTIFY that tells of new events, if any
+//   GIG_POLL         seconds after which to look for work without that (2)
+
+'use strict';
+
+const { setTimeout: sleep } = require('node:timers/promises');
+const pg = require('pg');
+
+const env = { ARGYLE_URL: 'https://api.argyle.com', GIG_CONSUMER: 'fetcher', GIG_WORKERS: 4,
+  GIG_EVENTS: 100, GIG_LEASE: '5 minutes', GIG_POLL: 2, ...process.env };
+const authorization = 'Basic ' + Buffer.from(`${env.ARGYLE_ID}:${env.ARGYLE_SECRET}`).toString('base64');
+
+// What is fetched is kept in temporary tables until all of the batch is there,
+// so that neither a long transaction nor memory is needed.
+const prepareSession = `
+  SET TimeZone = 'UTC';
+  CREATE TEMP TABLE work (account_id uuid PRIMARY KEY, windows tstzmultirange, removed_gigs uuid[]);
+  CREATE TEMP TABLE fetched (gig_id uuid PRIMARY KEY, account_id uuid, start_datetime timestamptz, gig jsonb)`;
+const readWork = `
+  WITH read AS MATERIALIZED (
+    SELECT * FROM read_gig_work($1, $2, $3)
+  ), kept AS (
+    INSERT INTO work SELECT account_id, windows, removed_gigs FROM read
+  )
+  SELECT batch, account_id,
+    (SELECT json_agg(json_build_array(lower(w), upper(w))) FROM unnest(windows) AS w) AS windows
+  FROM read`;
+// Two pages have the same gig if its start changed in between: the latter counts.
+const keepPage = `
+  INSERT INTO fetched
+  SELECT (g->>'id')::uuid, $1, (g->>'start_datetime')::timestamptz, g
+  FROM jsonb_array_elements($2::jsonb->'results') AS g
+  ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig`;
+// A gig without a start is found by the window that is open at both ends.
+const finishWork = (batch) => `
+  BEGIN;
+  DELETE FROM gig USING work
+  WHERE gig.account_id = work.account_id
+    AND (work.windows @> gig.start_datetime OR work.windows = '{(,)}' OR gig.gig_id = ANY (work.removed_gigs))
+    AND NOT EXISTS (SELECT FROM fetched WHERE fetched.gig_id = gig.gig_id);
+  INSERT INTO gig (gig_id, account_id, start_datetime, gig)
+  SELECT gig_id, account_id, start_datetime, gig FROM fetched
+  ON CONFLICT (gig_id) DO UPDATE
+  SET account_id = excluded.account_id, start_datetime = excluded.start_datetime, gig = excluded.gig
+  WHERE gig.gig <> excluded.gig;
+  SELECT finish_gig_work(${batch});
+  TRUNCATE work, fetched;
+  COMMIT`;
+
+let stopping = false;
+let alarm = new AbortController();
+
+// Waits until there may be work, or the program is to end.
+function wait(seconds) {
+  return sleep(stopping ? 0 : seconds * 1000, null, { signal: alarm.signal }).catch(() => {});
+}
+
+function wake() {
+  alarm.abort();
+  alarm = new AbortController();
+}
+
+// At most 20 accounts are fetched at a time, by all workers together.
+let slots = 20;
+const queue = [];
+async function withSlot(task) {
+  await (slots > 0 ? slots-- : new Promise((resolve) => queue.push(resolve)));
+  try {
+    return await task();
+  } finally {
+    queue.length > 0 ? queue.shift()() : slots++;
+  }
+}
+
+async function get(url) {
+  const response = await fetch(url, { headers: { authorization }, signal: AbortSignal.timeout(30_000) });
+  const text = await response.text();
+  if (response.ok) return text;
+  const error = new Error(`${response.status} ${response.statusText}`);
+  throw Object.assign(error, { status: response.status, after: response.headers.get('retry-after') });
+}
+
+// Fetches the windows of an account.  If that fails, the account comes again
+// later: after the seconds that a 429 answer names, or after a growing pause.
+async function fetchAccount(db, { batch, account_id: account, windows }) {
+  try {
+    for (const [from, to] of windows) {
+      const first = new URL(`/v2/gigs?account=${account}&limit=200`, env.ARGYLE_URL);
+      if (from !== null) first.searchParams.set('from_start_datetime', from);
+      if (to !== null) first.searchParams.set('to_start_datetime', to);
+      for (let url = first; url !== null;) {
+        const text = await get(url);
+        const { next } = JSON.parse(text);
+        await db.query({ name: 'keepPage', text: keepPage, values: [account, text] });
+        url = next && new URL(next, first);
+        if (url && url.origin !== first.origin) throw new Error(`refusing to follow ${next}`);
+      }
+    }
+  } catch (error) {
+    if (error.status === 404) {
+      // The account is gone, and so are all of its gigs.
+      await db.query('DELETE FROM fetched WHERE account_id = $1', [account]);
+      await db.query("UPDATE work SET windows = '{(,)}' WHERE account_id = $1", [account]);
+    } else {
+      const after = /^\d+$/.test(error.after) ? error.after : null;
+      await db.query('SELECT retry_gig_work($1, $2, $3, make_interval(secs => $4))',
+        [batch, account, String(error), after]);
+      await db.query('DELETE FROM work WHERE account_id = $1', [account]);
+    }
+  }
+}
+
+// Works on one batch.  Returns whether there was one.
+async function workOnce(db) {
+  const { rows } = await db.query(readWork, [env.GIG_CONSUMER, env.GIG_EVENTS, env.GIG_LEASE]);
+  if (rows.length === 0) return false;
+  const results = await Promise.allSettled(rows.map((row) => withSlot(() => fetchAccount(db, row))));
+  const failed = results.find((result) => result.status === 'rejected');
+  if (failed) throw failed.reason;
+  await db.query(finishWork(rows[0].batch));
+  return true;
+}
+
+// Works until SIGTERM.  Whatever the database refuses, a batch that somebody else
+// has by now (40001) included, is rolled back with the session.
+async function work() {
+  for (let pause = 0.1; !stopping; pause = Math.min(pause * 2, 30)) {
+    const db = new pg.Client({ fallback_application_name: 'gig consumer' });
+    db.on('notification', wake).on('error', () => {});
+    try {
+      await db.connect();
+      await db.query(prepareSession);
+      if (env.GIG_CHANNEL) await db.query(`LISTEN ${db.escapeIdentifier(env.GIG_CHANNEL)}`);
+      // A wrong ARGYLE_URL must not look like accounts that are gone.
+      await get(new URL('/v2/accounts?limit=1', env.ARGYLE_URL));
+      while (!stopping) {
+        if (await workOnce(db)) pause = 0.1;
+        else await wait(env.GIG_POLL);
+      }
+    } catch (error) {
+      console.error(`consumer: ${error}`);
+      await wait(pause);
+    } finally {
+      await db.end().catch(() => {});
+    }
+  }
+}
+
+process.once('SIGTERM', () => { stopping = true; wake(); });
+for (let n = 0; n < env.GIG_WORKERS; n++) work();
