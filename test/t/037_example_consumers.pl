@@ -243,7 +243,7 @@ sub ingest
 	return if !@bodies;
 	is($node->safe_psql($dbname, "SELECT DISTINCT outcome
 			FROM (SELECT $array AS b) AS a, gigs.ingest_gig_events(b, ARRAY(SELECT sig(body) FROM unnest(b) AS body))
-			WHERE outcome NOT IN ('applied', 'duplicate')"), '', scalar(@bodies) . ' webhooks are ingested');
+			WHERE outcome NOT IN ('applied', 'duplicate', 'stale')"), '', scalar(@bodies) . ' webhooks are ingested');
 	return;
 }
 
@@ -280,7 +280,7 @@ sub wait_until
 {
 	my ($dbname, $condition) = @_;
 
-	return $node->poll_query_until($dbname, "SELECT $condition");
+	return $node->poll_query_until($dbname, "SELECT $condition") || die "not within time: $condition";
 }
 
 # Tests that the table has the gigs of the stand-in, once all events are worked on.
@@ -288,8 +288,7 @@ sub check_mirror
 {
 	my ($dbname, $argyle, $title) = @_;
 
-	wait_until($dbname, '(events_behind, retries, dead, working) = (0, 0, 0, 0) FROM gigs.gig_consumer_status')
-	  or die "$title: not all events are worked on";
+	wait_until($dbname, '(events_behind, retries, dead, working) = (0, 0, 0, 0) FROM gigs.gig_consumer_status');
 	my $gigs = ask_argyle($argyle, 'gigs');
 	my $n = $gigs =~ tr/\n//;
 
@@ -310,6 +309,22 @@ sub check_mirror
 	return;
 }
 
+# Has a worker fetch a batch, and keeps it from storing that.  Returns the session
+# that does.
+sub block_worker
+{
+	my ($dbname, $argyle) = @_;
+	my $session = $node->background_psql($dbname, on_error_stop => 0);
+
+	ask($session, 'BEGIN; LOCK TABLE gig IN EXCLUSIVE MODE');
+	change($argyle, $_, gigs => 3) for qw(moved removed);
+	ingest_all($dbname, $argyle);
+	$node->poll_query_until('postgres',
+		"SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = '$dbname'")
+	  or die 'no worker stores its batch';
+	return $session;
+}
+
 # Returns the body of a webhook with other data.
 sub with
 {
@@ -323,8 +338,8 @@ sub with
 sub check_consumer
 {
 	my ($dbname, @command) = @_;
-	my $argyle = start_argyle(qw(--accounts 8 --gigs 450 --seed 3 --subscription payroll:30));
-	my ($consumer, $change, $account);
+	my $argyle = start_argyle(qw(--accounts 5 --gigs 300 --seed 3 --subscription payroll:30));
+	my ($consumer, $change, $account, $blocker);
 
 	$node->safe_psql('postgres', "CREATE DATABASE $dbname");
 	create_gigs($node, $dbname);
@@ -393,10 +408,11 @@ sub check_consumer
 
 	# Changes while pages are read, of which some fail
 	ask_argyle($argyle, 'settings',
-		{ rate => 200, limited => 0.1, retry_after => 0, slow => 0.2, slow_by => 0.1, gone => 0.01, late => 0.2, late_by => 0.5 });
+		{ rate => 200, limited => 0.1, retry_after => 0, slow => 0.2, slow_by => 0.1, late => 0.2, late_by => 0.5 });
 	for (1 .. 10)
 	{
 		sleep 0.2;
+		change($argyle, $_ % 3 ? 'connected' : 'gone');
 		ingest_all($dbname, $argyle);
 	}
 	ask_argyle($argyle, 'stop', {});
@@ -405,45 +421,39 @@ sub check_consumer
 	check_mirror($dbname, $argyle, 'changes while pages are read are fetched');
 
 	# A batch that the worker has no more when it wants to finish it
-	ask_argyle($argyle, 'settings', { slow => 1, slow_by => 0.5 });
-	change($argyle, 'moved');
-	ingest_all($dbname, $argyle);
-	wait_until($dbname, 'working > 0 FROM gigs.gig_consumer_status');
+	$blocker = block_worker($dbname, $argyle);
 	$node->safe_psql($dbname, "SELECT gigs.seek_gig_consumer('mirror', position) FROM gigs.gig_consumer_status");
+	$blocker->quit;
 	check_mirror($dbname, $argyle, 'a batch that is no longer leased is repeated');
 	like(output_of($consumer), qr/batch \d+ is no longer leased/, '... and not stored');
 
 	# A server that is restarted
-	change($argyle, 'removed', gigs => 3);
-	ingest_all($dbname, $argyle);
-	wait_until($dbname, 'working > 0 FROM gigs.gig_consumer_status');
+	$blocker = block_worker($dbname, $argyle);
 	$node->restart;
-	$node->safe_psql($dbname, "UPDATE gigs.gig_consumer SET leased_until = now()");
+	$node->safe_psql($dbname, 'UPDATE gigs.gig_consumer SET leased_until = now()');
 	check_mirror($dbname, $argyle, 'a lost connection is made anew');
 
 	# SIGTERM while a batch is worked on
-	change($argyle, 'updated', gigs => 3);
-	ingest_all($dbname, $argyle);
-	wait_until($dbname, 'working > 0 FROM gigs.gig_consumer_status');
-	is(stop_program($consumer), 0, 'SIGTERM ends a consumer');
+	$blocker = block_worker($dbname, $argyle);
+	kill 'TERM', $consumer->{pid};
+	$blocker->quit;
+	is(end_of($consumer), 0, 'SIGTERM ends a consumer');
 	check_mirror($dbname, $argyle, '... after the batch at hand');
 
 	# Workers that are killed, whose lease runs out
-	change($argyle, 'removed', gigs => 3);
-	ingest_all($dbname, $argyle);
-	ask_argyle($argyle, 'settings', { slow_by => 60 });
-	$consumer = start_consumer($dbname, $argyle, \@command, GIG_LEASE => '1 second');
-	wait_until($dbname, 'working > 0 FROM gigs.gig_consumer_status');
+	$consumer = start_consumer($dbname, $argyle, \@command, GIG_LEASE => '2 seconds');
+	$blocker = block_worker($dbname, $argyle);
 	is(stop_program($consumer, 'KILL'), -9, 'a consumer is killed');
+	$node->safe_psql($dbname, "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = 'worker'");
+	$blocker->quit;
 	is($node->safe_psql($dbname, 'SELECT events_behind > 0 FROM gigs.gig_consumer_status'), 't', '... before its batch is finished');
-	ask_argyle($argyle, 'settings', { slow => 0 });
 	$consumer = start_consumer($dbname, $argyle, \@command, GIG_CHANNEL => 'Gig news', GIG_POLL => 1);
 	check_mirror($dbname, $argyle, '... and another one takes over');
 	stop_program($consumer);
 
 	# Without polling
 	$consumer = start_consumer($dbname, $argyle, \@command, GIG_CHANNEL => 'Gig news', GIG_POLL => 3600, GIG_WORKERS => 1);
-	$node->poll_query_until($dbname, "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'gig consumer' AND state = 'idle' AND query LIKE '%read_gig_work%'");
+	wait_until($dbname, "count(*) > 0 FROM pg_stat_activity WHERE usename = 'worker' AND state = 'idle' AND query LIKE '%read_gig_work%'");
 	change($argyle, 'removed', gigs => 3);
 	ingest_all($dbname, $argyle);
 	$node->safe_psql($dbname, q{NOTIFY "Gig news"});

@@ -17,7 +17,7 @@ use Time::HiRes qw(sleep time);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw(start_program stop_program wait_for_output output_of free_port
+our @EXPORT = qw(start_program stop_program end_of wait_for_output output_of free_port
   start_argyle ask_argyle request_gigs python example);
 
 my $python = '/usr/bin/python3';
@@ -101,8 +101,15 @@ sub stop_program
 	my ($program, $signal) = @_;
 
 	kill $signal || 'TERM', $program->{pid};
-	delete $running{ $program->{pid} };
+	return end_of($program);
+}
+
+sub end_of
+{
+	my ($program) = @_;
+
 	waitpid $program->{pid}, 0;
+	delete $running{ $program->{pid} };
 	return $? & 127 ? -($? & 127) : $? >> 8;
 }
 
