@@ -39,10 +39,10 @@ CREATE FUNCTION pg_temp.number(id uuid) RETURNS int LANGUAGE sql IMMUTABLE AS $$
 CREATE VIEW pg_temp.account AS
 SELECT pg_temp.number(account_id) AS account, pg_temp.number(user_id) AS "user", state, available_count AS available, available_to::date AS "to", last_event, last_event_id, events, duplicates,
 	cardinality(recent_digests) AS remembered
-FROM gigs.gig_account_sync ORDER BY 1;
+FROM gigs.gig_account_sync;
 CREATE VIEW pg_temp.log AS
 SELECT event_id, outcome, event, pg_temp.number(account_id) AS account, name, available_count AS available, changed_count, changed_from, available_to::date AS "to"
-FROM gigs.gig_event_history ORDER BY 1;
+FROM gigs.gig_event_history;
 -- Calls without a time have the current one, and so do ingested webhooks
 CREATE FUNCTION pg_temp.reconcile(accounts json, fetched_at timestamptz DEFAULT clock_timestamp(), everything boolean DEFAULT false)
 RETURNS TABLE (account int, event_id bigint, reason text) LANGUAGE sql AS $$
@@ -70,8 +70,8 @@ SELECT * FROM gigs.reconcile_gig_accounts(pg_temp.page(
 	pg_temp.account(7, 0, "user" => 98, status => 'in_progress'),
 	pg_temp.account(1, 110), pg_temp.account(2, 102, 5), pg_temp.account(3, 103, "user" => 97), pg_temp.account(4, 104, updated_at => '2100-01-01T00:00:00Z'),
 	pg_temp.account(5, 50), pg_temp.account(6, 60)));
-SELECT * FROM pg_temp.account;
-SELECT * FROM pg_temp.log WHERE event_id > 5;
+SELECT * FROM pg_temp.account ORDER BY 1;
+SELECT * FROM pg_temp.log WHERE event_id > 5 ORDER BY 1;
 SELECT account_id, first_event_at = last_event_at AS first, fully_synced_at = last_event_at AS synced, partially_synced_at < last_event_at AS partially, refreshed_at, added_total, updated_total, removed_total
 FROM gigs.gig_account_sync WHERE pg_temp.number(account_id) >= 5 ORDER BY 1;
 -- ... the body is the account as it came
@@ -100,7 +100,7 @@ SELECT count(DISTINCT received_at), bool_and(received_at = :'fetched_at') AS fet
 SELECT clock_timestamp() AS fetched_at \gset
 SELECT pg_temp.ingest('fully_synced', 1, 111);
 SELECT * FROM pg_temp.reconcile(pg_temp.page(pg_temp.account(1, 110), pg_temp.account(2, 120)), :'fetched_at', true);
-SELECT * FROM pg_temp.account WHERE account <= 2;
+SELECT * FROM pg_temp.account WHERE account <= 2 ORDER BY 1;
 -- ... and one that came before is not, whatever it says
 SELECT pg_temp.ingest('fully_synced', 1, 112);
 SELECT * FROM pg_temp.reconcile(pg_temp.account(1, 111));
@@ -108,11 +108,11 @@ SELECT * FROM pg_temp.reconcile(pg_temp.account(1, 111));
 -- The state never goes back, and a partial sync is late as ever
 SELECT * FROM pg_temp.reconcile(pg_temp.page(pg_temp.account(5, 40, status => 'in_progress'), pg_temp.account(6, 61, status => 'sync_failed'), pg_temp.account(7, 1, status => 'a new one')));
 SELECT pg_temp.ingest('partially_synced', 6, 30, 9, ',"days_synced":30'), pg_temp.ingest('partially_synced', 7, 30, 9, ',"days_synced":30');
-SELECT * FROM pg_temp.account WHERE account >= 5;
+SELECT * FROM pg_temp.account WHERE account >= 5 ORDER BY 1;
 
 -- What was delivered before is still known
 SELECT pg_temp.ingest('fully_synced', 2, 102);
-SELECT * FROM pg_temp.account WHERE account = 2;
+SELECT * FROM pg_temp.account WHERE account = 2 ORDER BY 1;
 -- ... and what only the API told of is not
 SELECT pg_temp.ingest('fully_synced', 6, 60);
 
@@ -143,7 +143,7 @@ SELECT gigs.ingest_gig_event('{"event":"reconciled","name":"n","data":{}}', NULL
 SELECT gigs.ingest_gig_event((left(pg_temp.account(1, 999)::text, -1) || ',"event":"reconciled","name":"n"}'), NULL);
 SELECT outcome, sqlstate, message FROM gigs.try_ingest_gig_event(pg_temp.account(1, 999)::text, NULL);
 SELECT outcome, sqlstate, message FROM gigs.try_ingest_gig_event((left(pg_temp.account(1, 999)::text, -1) || ',"event":"gigs.fully_synced","name":"n"}'), NULL);
-SELECT * FROM pg_temp.account WHERE account = 1;
+SELECT * FROM pg_temp.account WHERE account = 1 ORDER BY 1;
 \set VERBOSITY sqlstate
 SELECT gigs.parse_gig_event(pg_temp.account(1, 999)::text);
 SELECT gigs.parse_logged_gig_event('gigs.fully_synced', pg_temp.account(1, 999)::text::bytea);
@@ -179,7 +179,7 @@ SELECT what, pg_temp.try(format('[%s, %s]', pg_temp.account(1, 9999), account)) 
 ) AS v (what, account);
 SELECT pg_temp.try(pg_temp.page(pg_temp.account(1, 9999), '{"id":"\u0000"}')::text);
 SELECT pg_temp.try(repeat('[', 100000));
-SELECT * FROM pg_temp.account WHERE account <= 2;
+SELECT * FROM pg_temp.account WHERE account <= 2 ORDER BY 1;
 -- ... what is not read does not matter, nor a key that comes twice, as in jsonb
 SELECT pg_temp.try(replace(pg_temp.account(8, 1)::text, '"item_1"', '"\u0000\ud800"'));
 SELECT pg_temp.try('[' || replace(pg_temp.account(8, 1)::text, '"item_1"', '"\u0000\ud800"') || ']');
@@ -187,7 +187,7 @@ SELECT pg_temp.try(replace(pg_temp.account(9, 12345)::text, '"available_count": 
 SELECT pg_temp.try(replace(pg_temp.account(10, 12345)::text, '"availability": {', '"available_count": 5, "availability.gigs.available_count": 6, "gigs": {"available_count": 7}, "data": {"available_count": 8}, "availability": {"gigs": {"status": "x", "available_count": 9}}, "availability": {"x": {"gigs": {"available_count": 10}}, '));
 SELECT pg_temp.try(replace(pg_temp.account(11, 12345)::text, '"paystubs": {', '"gigs": {"status": "in_progress", "available_count": 11}, "paystubs": {"gigs": {"available_count": 12}, '));
 SELECT pg_temp.try(replace(pg_temp.account(12, 12345)::text, '"availability": {', '"availability": [{"gigs": {"available_count": 13}}], "avail\u0061bility": {'));
-SELECT account, available, "to", state FROM pg_temp.account WHERE account >= 8;
+SELECT account, available, "to", state FROM pg_temp.account WHERE account >= 8 ORDER BY 1;
 -- ... a page may be large, and so may an account
 SELECT count(*) FROM gigs.reconcile_gig_accounts((SELECT json_agg(pg_temp.account(n, n)) FROM generate_series(100, 899) AS n));
 SET gigs_webhooks.max_body_size = '1kB';
@@ -211,11 +211,6 @@ SELECT events FROM gigs.gig_subscription;
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT * FROM pg_temp.reconcile(pg_temp.account(13, 4));
 COMMIT;
-
--- Another unique index that keeps an account out is reported
-CREATE UNIQUE INDEX one_account_a_user ON gigs.gig_account_sync (user_id) WHERE user_id = '00000000-0000-4000-8000-000000000050';
-SELECT pg_temp.try(pg_temp.page(pg_temp.account(50, 1, "user" => 50), pg_temp.account(51, 1, "user" => 50))::text);
-DROP INDEX gigs.one_account_a_user;
 
 -- Old events are pruned, whatever their kind
 SELECT count(*) FROM gigs.gig_event_log WHERE received_at < '2001-01-01';
