@@ -146,6 +146,7 @@ SELECT outcome, sqlstate, message FROM gigs.try_ingest_gig_event((left(pg_temp.a
 SELECT * FROM pg_temp.account WHERE account = 1 ORDER BY 1;
 \set VERBOSITY sqlstate
 SELECT gigs.parse_gig_event(pg_temp.account(1, 999)::text);
+SELECT gigs.parse_gig_event((left(pg_temp.account(1, 999)::text, -1) || ',"event":"reconciled","name":"n","data":{}}'));
 SELECT gigs.parse_logged_gig_event('gigs.fully_synced', pg_temp.account(1, 999)::text::bytea);
 SELECT gigs.parse_logged_gig_event('reconciled', '{"event":"gigs.fully_synced","name":"n","data":{"account":"00000000-0000-4000-8000-000000000001","user":"00000000-0000-4000-8000-000000000001","available_count":1}}');
 \set VERBOSITY default
