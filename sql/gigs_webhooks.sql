@@ -23,10 +23,11 @@ CREATE TYPE @extschema@.gig_event_kind AS ENUM (
 	'gigs.updated',
 	'gigs.removed',
 	'gigs.partially_synced',
-	'gigs.fully_synced'
+	'gigs.fully_synced',
+	'reconciled'
 );
 COMMENT ON TYPE @extschema@.gig_event_kind IS
-	'the gigs webhooks, by their names';
+	'the gigs webhooks, by their names, and what reconcile_gig_accounts() logs';
 
 CREATE TYPE @extschema@.gig_sync_state AS ENUM (
 	'unknown',
@@ -131,6 +132,18 @@ CREATE TYPE @extschema@.gig_event AS (
 COMMENT ON TYPE @extschema@.gig_event IS
 	'any gigs webhook; "changed" stands for added, updated or removed';
 
+CREATE TYPE @extschema@.gig_account AS (
+	account_id uuid,
+	user_id uuid,
+	available_from timestamptz,
+	available_to timestamptz,
+	available_count integer,
+	is_synced boolean,
+	updated_at timestamptz
+);
+COMMENT ON TYPE @extschema@.gig_account IS
+	'what an account object of Argyle''s API says of gigs';
+
 CREATE TYPE @extschema@.gig_secret AS (
 	secret text,
 	added_at timestamptz,
@@ -173,8 +186,10 @@ CREATE INDEX gig_event_log_received_at_idx ON @extschema@.gig_event_log
 	USING brin (received_at);
 COMMENT ON TABLE @extschema@.gig_event_log IS
 	'every accepted delivery, duplicates included; event_id is each account''s order of application';
+COMMENT ON COLUMN @extschema@.gig_event_log.name IS
+	'the subscription; empty for a reconciled account';
 COMMENT ON COLUMN @extschema@.gig_event_log.body IS
-	'the webhook as received; null for a duplicate';
+	'the webhook as received, or the account object; null for a duplicate';
 COMMENT ON COLUMN @extschema@.gig_event_log.duplicate_of IS
 	'event_id of the first delivery, for a duplicate';
 
@@ -311,9 +326,14 @@ AS 'MODULE_PATHNAME' LANGUAGE C CALLED ON NULL INPUT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.parse_gigs_fully_synced(text) IS
 	'a gigs.fully_synced webhook, parsed and checked (from text)';
 
-CREATE FUNCTION @extschema@.parse_logged_gig_event(body bytea) RETURNS @extschema@.gig_event
+CREATE FUNCTION @extschema@.parse_gig_account(account json) RETURNS @extschema@.gig_account
 AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
-COMMENT ON FUNCTION @extschema@.parse_logged_gig_event(bytea) IS
+COMMENT ON FUNCTION @extschema@.parse_gig_account(json) IS
+	'an account object of Argyle''s API, parsed and checked; null if the account has no gigs to sync';
+
+CREATE FUNCTION @extschema@.parse_logged_gig_event(event @extschema@.gig_event_kind, body bytea) RETURNS @extschema@.gig_event
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.parse_logged_gig_event(@extschema@.gig_event_kind, bytea) IS
 	'a body of gig_event_log, parsed, whatever gigs_webhooks.max_body_size is';
 
 CREATE FUNCTION @extschema@.sign_gig_event(body bytea, secret text) RETURNS text
@@ -443,10 +463,12 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT RO
 COMMENT ON FUNCTION @extschema@.ingest_gig_events(bytea[], text[], timestamptz[]) IS
 	'ingest many webhooks that were received at earlier times; a null time is the current one';
 
--- For retry_gig_quarantine() only: a role that may call it can forge events.
+-- For retry_gig_quarantine() and reconcile_gig_accounts() only: a role that may
+-- call it can forge events.
 CREATE FUNCTION @extschema@.ingest_authentic_gig_event(
 	body bytea,
 	received_at timestamptz,
+	is_account boolean,
 	OUT outcome @extschema@.gig_ingest_outcome,
 	OUT event_id bigint,
 	OUT event @extschema@.gig_event_kind,
@@ -454,9 +476,9 @@ CREATE FUNCTION @extschema@.ingest_authentic_gig_event(
 	OUT sqlstate text,
 	OUT message text
 )
-AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
-COMMENT ON FUNCTION @extschema@.ingest_authentic_gig_event(bytea, timestamptz) IS
-	'ingest a webhook whose signature has been verified before';
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
+COMMENT ON FUNCTION @extschema@.ingest_authentic_gig_event(bytea, timestamptz, boolean) IS
+	'ingest a webhook whose signature has been verified before, or an account object';
 
 CREATE FUNCTION @extschema@.retry_gig_quarantine(quarantine_id bigint DEFAULT NULL, OUT ingested bigint, OUT kept bigint)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
@@ -475,7 +497,7 @@ BEGIN
 		ORDER BY q.quarantine_id
 		FOR UPDATE SKIP LOCKED
 	LOOP
-		result := @extschema@.ingest_authentic_gig_event(quarantined.body, quarantined.received_at);
+		result := @extschema@.ingest_authentic_gig_event(quarantined.body, quarantined.received_at, false);
 		IF result.outcome = 'rejected' THEN
 			UPDATE @extschema@.gig_quarantine AS q
 			SET sqlstate = result.sqlstate, message = result.message
@@ -662,7 +684,7 @@ CREATE FUNCTION @extschema@.create_gig_subscription(
 	name text,
 	url text,
 	secret text DEFAULT NULL,
-	events text[] DEFAULT pg_catalog.enum_range(NULL::@extschema@.gig_event_kind)::text[],
+	events text[] DEFAULT pg_catalog.enum_range(NULL, 'gigs.fully_synced'::@extschema@.gig_event_kind)::text[],
 	config jsonb DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT
@@ -966,7 +988,7 @@ BEGIN
 		SELECT l.event_id, l.account_id, l.event IN ('gigs.partially_synced', 'gigs.fully_synced') AS synced,
 			-- A duplicate may be a late redelivery, after the gig came back.
 			l.event = 'gigs.removed' AND l.duplicate_of IS NULL AS removed,
-			@extschema@.parse_logged_gig_event(coalesce(l.body, (
+			@extschema@.parse_logged_gig_event(l.event, coalesce(l.body, (
 				SELECT o.body
 				FROM @extschema@.gig_event_log AS o
 				WHERE o.event_id = l.duplicate_of AND o.account_id = l.account_id
@@ -989,7 +1011,8 @@ BEGIN
 				SELECT b.account_id FROM @extschema@.gig_consumer_retry AS b WHERE b.batch = c.batch
 			))
 	), event AS MATERIALIZED (
-		-- Without a body the window is unbounded: all must be fetched.
+		-- Without a body the window is unbounded: all must be fetched.  So it is of a
+		-- reconciled account, since a lost event may have narrowed its window.
 		SELECT l.event_id, l.account_id, coalesce((l.parsed).user_id, l.user_id) AS user_id,
 			tstzmultirange(CASE WHEN w.lower > w.upper THEN tstzrange(w.upper, w.lower, '[]')
 				ELSE tstzrange(w.lower, w.upper, '[]') END) AS windows,
@@ -1292,6 +1315,104 @@ COMMENT ON FUNCTION @extschema@.grant_gig_consumer(regrole) IS
 -- Upkeep
 --
 
+CREATE FUNCTION @extschema@.reconcile_gig_accounts(
+	accounts json,
+	fetched_at timestamptz DEFAULT pg_catalog.now(),
+	everything boolean DEFAULT false
+) RETURNS TABLE (account_id uuid, event_id bigint, reason text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT ROWS 10
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	received_at timestamptz := least(fetched_at, clock_timestamp());
+	page json := CASE json_typeof(accounts)
+		WHEN 'object' THEN coalesce(accounts -> 'results', json_build_array(accounts))
+		ELSE accounts
+	END;
+	n bigint := 0;
+	object json;
+	objects json[];
+	parsed @extschema@.gig_account;
+	parsed_objects @extschema@.gig_account[];
+	a record;
+BEGIN
+	IF accounts IS NULL OR fetched_at IS NULL OR everything IS NULL THEN
+		RAISE EXCEPTION 'accounts, fetched_at and everything must not be null' USING ERRCODE = 'null_value_not_allowed';
+	ELSIF NOT isfinite(fetched_at) THEN
+		RAISE EXCEPTION 'fetched_at must be finite' USING ERRCODE = 'datetime_field_overflow';
+	ELSIF json_typeof(page) <> 'array' THEN
+		RAISE EXCEPTION 'accounts must be an account object, an array of them, or a page with them in "results"'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+
+	BEGIN
+		FOR object IN SELECT e.value FROM json_array_elements(page) AS e LOOP
+			n := n + 1;
+			parsed := @extschema@.parse_gig_account(object);
+			IF parsed.account_id IS NOT NULL THEN
+				objects := objects || object;
+				parsed_objects := parsed_objects || parsed;
+			END IF;
+		END LOOP;
+	EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+		RAISE EXCEPTION 'could not parse account % of %: %', n, json_array_length(page), sqlerrm USING ERRCODE = sqlstate;
+	END;
+	SELECT p.account_id INTO account_id
+	FROM unnest(parsed_objects) AS p
+	GROUP BY p.account_id
+	HAVING count(*) > 1
+	LIMIT 1;
+	IF FOUND THEN
+		RAISE EXCEPTION 'account % is listed twice', account_id USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+
+	-- Locks are taken in the order of ingestion: the log, then new accounts, then
+	-- the others, each in the order of account_id.
+	LOCK TABLE @extschema@.gig_event_log IN ROW EXCLUSIVE MODE;
+	INSERT INTO @extschema@.gig_account_sync (account_id, user_id)
+	SELECT p.account_id, p.user_id
+	FROM unnest(parsed_objects) AS p
+	ORDER BY p.account_id
+	ON CONFLICT DO NOTHING;
+
+	FOR a IN
+		SELECT o.*
+		FROM unnest(objects, parsed_objects)
+			AS o (object, account_id, user_id, available_from, available_to, available_count, is_synced, updated_at)
+		ORDER BY o.account_id
+	LOOP
+		-- Rows that do not differ are not locked.  One that an event changes
+		-- meanwhile is compared again when its lock is granted.
+		SELECT d.reason INTO reason
+		FROM @extschema@.gig_account_sync AS s
+		CROSS JOIN LATERAL (
+			SELECT CASE
+				WHEN s.last_event_at IS NULL THEN 'new'
+				WHEN s.last_event_at >= received_at THEN NULL
+				WHEN a.is_synced AND s.state <> 'fully_synced' THEN 'state'
+				WHEN (s.user_id, s.available_count, s.available_from, s.available_to)
+					IS DISTINCT FROM (a.user_id, a.available_count, a.available_from, a.available_to) THEN 'snapshot'
+				WHEN a.updated_at > s.last_event_at THEN 'updated_at'
+				WHEN everything THEN 'everything'
+			END
+		) AS d (reason)
+		WHERE s.account_id = a.account_id AND d.reason IS NOT NULL
+		FOR NO KEY UPDATE OF s;
+		IF NOT FOUND THEN
+			CONTINUE WHEN EXISTS (SELECT FROM @extschema@.gig_account_sync AS s WHERE s.account_id = a.account_id);
+			-- The row has been deleted, or another unique index has kept it out.
+			reason := 'new';
+		END IF;
+		account_id := a.account_id;
+		SELECT r.event_id INTO STRICT event_id
+		FROM @extschema@.ingest_authentic_gig_event(convert_to(a.object::text, 'UTF8'), received_at, true) AS r;
+		RETURN NEXT;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.reconcile_gig_accounts(json, timestamptz, boolean) IS
+	'bring accounts in line with what Argyle''s GET /v2/accounts answered to a request sent at fetched_at; returns those that were not';
+
 CREATE FUNCTION @extschema@.rebuild_gig_sync(account_id uuid DEFAULT NULL, OUT accounts_rebuilt bigint, OUT accounts_skipped bigint)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION @extschema@.rebuild_gig_sync(uuid) IS
@@ -1433,7 +1554,7 @@ SELECT
 	e.days_synced
 FROM @extschema@.gig_event_log AS l
 LEFT JOIN @extschema@.gig_event_log AS o ON o.event_id = l.duplicate_of AND o.account_id = l.account_id
-CROSS JOIN LATERAL @extschema@.parse_logged_gig_event(coalesce(l.body, o.body)) AS e;
+CROSS JOIN LATERAL @extschema@.parse_logged_gig_event(l.event, coalesce(l.body, o.body)) AS e;
 COMMENT ON VIEW @extschema@.gig_event_history IS
 	'the log with its bodies parsed; a duplicate has those of its first delivery, if that is still there';
 
@@ -1452,7 +1573,7 @@ BEGIN
 		date_bin($1, l.received_at, '1970-01-01 00:00:00+00'),
 		l.event,
 		count(*),
-		coalesce(sum((@extschema@.parse_logged_gig_event(l.body)).changed_count), 0)::bigint
+		coalesce(sum((@extschema@.parse_logged_gig_event(l.event, l.body)).changed_count), 0)::bigint
 	FROM @extschema@.gig_event_log AS l
 	WHERE l.received_at >= $2 AND l.received_at < $3 AND l.outcome <> 'duplicate'
 	GROUP BY 1, 2

@@ -113,6 +113,10 @@ ApplyGigEvent(GigAccount *account, const GigEvent *event,
 		case GIGS_PARTIALLY_SYNCED:
 			outcome = ApplyPartialSync(account, event, received_at);
 			break;
+		case GIGS_RECONCILED:
+			if (!event->is_synced)
+				break;
+			/* FALLTHROUGH */
 		case GIGS_FULLY_SYNCED:
 			account->state = SYNC_FULLY;
 			SetEarliest(account, HAS_FULLY_SYNCED_AT, &account->fully_synced_at,
@@ -133,7 +137,9 @@ ApplyGigEvent(GigAccount *account, const GigEvent *event,
 	SetEarliest(account, HAS_FIRST_EVENT_AT, &account->first_event_at,
 				received_at);
 	ExpireDeliveries(&account->recent, received_at);
-	RememberDelivery(&account->recent, delivery);
+	/* a reconciliation is no delivery, and the same one again is no duplicate */
+	if (event->kind != GIGS_RECONCILED)
+		RememberDelivery(&account->recent, delivery);
 	return outcome;
 }
 
@@ -191,9 +197,11 @@ TakeSnapshot(GigAccount *account, const GigEvent *event)
 	account->available_count = event->available_count;
 	account->present &= ~(HAS_AVAILABLE_FROM | HAS_AVAILABLE_TO);
 	account->present |= HAS_AVAILABLE_COUNT;
-	if (GigEventHas(event, GIG_FIELD_AVAILABLE_FROM))
+	if (GigEventHas(event, GIG_FIELD_AVAILABLE_FROM) ||
+		GigEventHas(event, GIG_FIELD_GIGS_AVAILABLE_FROM))
 		account->present |= HAS_AVAILABLE_FROM;
-	if (GigEventHas(event, GIG_FIELD_AVAILABLE_TO))
+	if (GigEventHas(event, GIG_FIELD_AVAILABLE_TO) ||
+		GigEventHas(event, GIG_FIELD_GIGS_AVAILABLE_TO))
 		account->present |= HAS_AVAILABLE_TO;
 }
 

@@ -19,10 +19,14 @@
 #define UPDATED GIG_EVENT_BIT(GIGS_UPDATED)
 #define REMOVED GIG_EVENT_BIT(GIGS_REMOVED)
 #define PARTIALLY GIG_EVENT_BIT(GIGS_PARTIALLY_SYNCED)
-#define ALL \
+#define WEBHOOKS \
 	(ADDED | UPDATED | REMOVED | PARTIALLY | GIG_EVENT_BIT(GIGS_FULLY_SYNCED))
+#define RECONCILED GIG_EVENT_BIT(GIGS_RECONCILED)
 
-#define KEY(name) name, sizeof(name) - 1, "data." name
+#define KEY(name) GIG_IN_DATA, name, sizeof(name) - 1, "data." name
+#define ACCOUNT_KEY(name) GIG_IN_ACCOUNT, name, sizeof(name) - 1, name
+#define GIGS_KEY(name) \
+	GIG_IN_GIGS, name, sizeof(name) - 1, "availability.gigs." name
 #define MEMBER(name) offsetof(GigEvent, name)
 
 /* Of a field's encoding, with its flag, without the elements of an array. */
@@ -34,16 +38,17 @@ const char *const gig_event_names[GIG_EVENT_KINDS] = {
 	[GIGS_REMOVED] = "gigs.removed",
 	[GIGS_PARTIALLY_SYNCED] = "gigs.partially_synced",
 	[GIGS_FULLY_SYNCED] = "gigs.fully_synced",
+	[GIGS_RECONCILED] = "reconciled",
 };
 
 /* clang-format off */
 const GigEventField gig_event_fields[GIG_EVENT_FIELDS] = {
-	/* key, column of gig_event, type, events, required, member */
-	{KEY("account"), 2, GIG_UUID, ALL, true, MEMBER(account_id)},
-	{KEY("user"), 3, GIG_UUID, ALL, true, MEMBER(user_id)},
-	{KEY("available_from"), 4, GIG_TIMESTAMP, ALL, false, MEMBER(available_from)},
-	{KEY("available_to"), 5, GIG_TIMESTAMP, ALL, false, MEMBER(available_to)},
-	{KEY("available_count"), 6, GIG_COUNT, ALL, true, MEMBER(available_count)},
+	/* scope and key, column of gig_event, type, events, required, member */
+	{KEY("account"), 2, GIG_UUID, WEBHOOKS, true, MEMBER(account_id)},
+	{KEY("user"), 3, GIG_UUID, WEBHOOKS, true, MEMBER(user_id)},
+	{KEY("available_from"), 4, GIG_TIMESTAMP, WEBHOOKS, false, MEMBER(available_from)},
+	{KEY("available_to"), 5, GIG_TIMESTAMP, WEBHOOKS, false, MEMBER(available_to)},
+	{KEY("available_count"), 6, GIG_COUNT, WEBHOOKS, true, MEMBER(available_count)},
 	{KEY("added_count"), 7, GIG_COUNT, ADDED, true, MEMBER(changed_count)},
 	{KEY("added_from"), 9, GIG_TIMESTAMP, ADDED, false, MEMBER(changed_from)},
 	{KEY("added_to"), 10, GIG_TIMESTAMP, ADDED, false, MEMBER(changed_to)},
@@ -56,6 +61,13 @@ const GigEventField gig_event_fields[GIG_EVENT_FIELDS] = {
 	{KEY("removed_from"), 9, GIG_TIMESTAMP, REMOVED, false, MEMBER(changed_from)},
 	{KEY("removed_to"), 10, GIG_TIMESTAMP, REMOVED, false, MEMBER(changed_to)},
 	{KEY("days_synced"), 11, GIG_COUNT, PARTIALLY, true, MEMBER(days_synced)},
+	{ACCOUNT_KEY("id"), 2, GIG_UUID, RECONCILED, true, MEMBER(account_id)},
+	{ACCOUNT_KEY("user"), 3, GIG_UUID, RECONCILED, true, MEMBER(user_id)},
+	{GIGS_KEY("available_from"), 4, GIG_TIMESTAMP, RECONCILED, false, MEMBER(available_from)},
+	{GIGS_KEY("available_to"), 5, GIG_TIMESTAMP, RECONCILED, false, MEMBER(available_to)},
+	{GIGS_KEY("available_count"), 6, GIG_COUNT, RECONCILED, true, MEMBER(available_count)},
+	{GIGS_KEY("status"), -1, GIG_STATUS, RECONCILED, true, MEMBER(is_synced)},
+	{GIGS_KEY("updated_at"), -1, GIG_TIMESTAMP, RECONCILED, false, MEMBER(updated_at)},
 };
 /* clang-format on */
 
@@ -64,12 +76,12 @@ static char *PutInt64(char *bytes, int64 value);
 static char *PutBytes(char *bytes, const void *from, size_t len);
 
 /*
- * Finds one of the five events by its name.
+ * Finds one of the five webhooks by its name.
  */
 bool
 FindGigEventKind(const char *name, size_t len, GigEventKind *kind)
 {
-	for (int i = 0; i < GIG_EVENT_KINDS; i++)
+	for (int i = 0; i < GIG_WEBHOOK_KINDS; i++)
 	{
 		if (strlen(gig_event_names[i]) == len &&
 			memcmp(gig_event_names[i], name, len) == 0)
@@ -82,14 +94,15 @@ FindGigEventKind(const char *name, size_t len, GigEventKind *kind)
 }
 
 /*
- * Finds a field by its key in "data".  Returns its index, or -1.
+ * Finds a field by its key.  Returns its index, or -1.
  */
 int
-FindGigEventField(const char *key, size_t len)
+FindGigEventField(GigFieldScope scope, const char *key, size_t len)
 {
 	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
 	{
-		if (gig_event_fields[i].key_len == len &&
+		if (gig_event_fields[i].scope == scope &&
+			gig_event_fields[i].key_len == len &&
 			memcmp(gig_event_fields[i].key, key, len) == 0)
 			return i;
 	}
@@ -139,6 +152,8 @@ PutField(char *bytes, GigFieldType type, const void *member)
 			return PutInt64(bytes, *(const TimestampTz *) member);
 		case GIG_COUNT:
 			return PutInt64(bytes, *(const int32 *) member);
+		case GIG_STATUS:
+			return PutInt64(bytes, *(const bool *) member);
 		case GIG_UUID_ARRAY:
 			bytes = PutInt64(bytes, array->length);
 			return PutBytes(bytes, array->elements,

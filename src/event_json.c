@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * event_json.c
- *	  Parsing a webhook's body into a GigEvent.
+ *	  Parsing a webhook's body, or an account object, into a GigEvent.
  *
  * PostgreSQL's JSON parser reads the body once.  Its semantic actions record
  * where the values of known keys are.  Values are checked afterwards: a later
@@ -24,10 +24,13 @@
  */
 #define MAX_DEPTH 256
 
-/* Depths of the objects and arrays that have known keys. */
+/* Depths of the root's keys, and of the elements of a webhook's gigs arrays. */
 #define ROOT_DEPTH 1
-#define DATA_DEPTH 2
 #define GIGS_DEPTH 3
+
+/* The keys that lead from the root to the object with an event's fields. */
+static const char *const webhook_path[] = {"data", NULL};
+static const char *const account_path[] = {"availability", "gigs", NULL};
 
 /* The elements of a gigs array, as far as they are UUIDs. */
 typedef struct GigList
@@ -41,20 +44,22 @@ struct GigDocument
 {
 	JsonLexContext *lex;
 	GigError *error; /* filled when an action stops the parser */
+	bool is_account;
 	int depth;
-	bool in_data;	  /* the root's current key is "data" */
+	int known_depth;  /* keys at this depth and above are read */
 	int current_list; /* the field whose array is being parsed, or -1 */
 	const char *before_key;
 
 	JsonValue event;
 	JsonValue name;
-	JsonValue data;
+	JsonValue data; /* the object with the event's fields */
 	JsonValue fields[GIG_EVENT_FIELDS];
 	GigList lists[GIG_EVENT_FIELDS];
 
 	const char *name_utf8; /* what "name" spells */
 };
 
+static const char *DescribeBody(const GigDocument *document);
 static bool CheckEncoding(const char *body, size_t len, GigError *error);
 static JSON_ACTION StartNested(void *state);
 static JSON_ACTION EndNested(void *state);
@@ -63,8 +68,10 @@ static JSON_ACTION EndField(void *state, char *key, bool isnull);
 static JSON_ACTION StartElement(void *state, bool isnull);
 static JsonValue CurrentKey(const GigDocument *document);
 static JsonValue CurrentValue(const GigDocument *document);
-static void NoteRootField(GigDocument *document, const char *key, size_t len);
-static void NoteDataField(GigDocument *document, const char *key, size_t len);
+static void NoteField(GigDocument *document, const char *key, size_t len);
+static void NoteEventField(GigDocument *document, GigFieldScope scope,
+						   const char *key, size_t len);
+static bool KeyEquals(const char *key, size_t len, const char *expected);
 static void NoteGig(GigDocument *document);
 static void SetJsonError(const GigDocument *document, const char *body,
 						 size_t len, JsonParseErrorType result);
@@ -73,14 +80,14 @@ static bool ReadField(const GigDocument *document, int field, GigEvent *event,
 static bool RefuseGig(const GigList *list, const char *path, GigError *error);
 
 /*
- * Parses a body's structure and the subscription's name.
+ * Parses a body's structure and, of a webhook, the subscription's name.
  *
  * Memory is allocated in the current context, and the document points into the
- * body.  Returns NULL and fills the error if the body is not a JSON object with
- * a name.
+ * body.  Returns NULL and fills the error if the body is not a JSON object, or
+ * is a webhook without a name.
  */
 GigDocument *
-ReadGigDocument(const char *body, size_t len, GigError *error)
+ReadGigDocument(const char *body, size_t len, bool is_account, GigError *error)
 {
 	GigDocument *document = palloc0(sizeof(GigDocument));
 	JsonSemAction actions = {
@@ -102,6 +109,8 @@ ReadGigDocument(const char *body, size_t len, GigError *error)
 		return NULL;
 
 	document->error = error;
+	document->is_account = is_account;
+	document->known_depth = ROOT_DEPTH;
 	document->current_list = -1;
 	document->lex = MakeRawJsonLexer(body, (int) len);
 	result = pg_parse_json(document->lex, &actions);
@@ -116,14 +125,23 @@ ReadGigDocument(const char *body, size_t len, GigError *error)
 	if (body[strspn(body, " \t\n\r")] != '{')
 	{
 		SetGigError(error, ERRCODE_INVALID_PARAMETER_VALUE,
-					"webhook body is not a JSON object");
+					"%s is not a JSON object", DescribeBody(document));
 		return NULL;
 	}
 
+	document->name_utf8 = "";
+	if (is_account)
+		return document;
 	if (!DecodeJsonString(&document->name, "name", &name, &name_len, error))
 		return NULL;
 	document->name_utf8 = pnstrdup(name, name_len);
 	return document;
+}
+
+static const char *
+DescribeBody(const GigDocument *document)
+{
+	return document->is_account ? "account" : "webhook body";
 }
 
 /*
@@ -171,6 +189,16 @@ GigDocumentIsForeign(const GigDocument *document)
 }
 
 /*
+ * Tells whether an account object says that the account has no gigs to sync:
+ * "availability" or "availability.gigs" is null.
+ */
+bool
+GigDocumentLacksGigs(const GigDocument *document)
+{
+	return document->data.type == JSON_TOKEN_NULL;
+}
+
+/*
  * Reads a document's event and checks it against the table of fields.
  */
 bool
@@ -182,14 +210,18 @@ ReadGigEvent(const GigDocument *document, GigEvent *event, GigError *error)
 	memset(event, 0, sizeof(GigEvent));
 	event->name = document->name_utf8;
 
-	if (!DecodeJsonString(&document->event, "event", &name, &len, error))
+	if (document->is_account)
+		event->kind = GIGS_RECONCILED;
+	else if (!DecodeJsonString(&document->event, "event", &name, &len, error))
 		return false;
-	if (!FindGigEventKind(name, len, &event->kind))
+	else if (!FindGigEventKind(name, len, &event->kind))
 		return SetGigError(error, ERRCODE_FEATURE_NOT_SUPPORTED,
 						   "invalid value for key \"event\": unsupported event \"%s\"",
 						   QuotableInput(name, len));
 	if (document->data.type != JSON_TOKEN_OBJECT_START)
-		return SetTypeError(error, "data", "an object", document->data.type);
+		return SetTypeError(error,
+							document->is_account ? "availability.gigs" : "data",
+							"an object", document->data.type);
 
 	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
 	{
@@ -209,6 +241,8 @@ ReadField(const GigDocument *document, int field, GigEvent *event,
 	const GigList *list = &document->lists[field];
 	const char *path = info->path;
 	void *member = GigEventMember(event, field);
+	const char *status;
+	size_t len;
 
 	if (!info->required &&
 		(value->type == JSON_TOKEN_INVALID || value->type == JSON_TOKEN_NULL))
@@ -223,6 +257,11 @@ ReadField(const GigDocument *document, int field, GigEvent *event,
 			return DecodeTimestamp(value, path, member, error);
 		case GIG_COUNT:
 			return DecodeCount(value, path, member, error);
+		case GIG_STATUS:
+			if (!DecodeJsonString(value, path, &status, &len, error))
+				return false;
+			*(bool *) member = KeyEquals(status, len, "synced");
+			return true;
 		case GIG_UUID_ARRAY:
 			if (value->type != JSON_TOKEN_ARRAY_START)
 				return SetTypeError(error, path, "an array", value->type);
@@ -263,7 +302,8 @@ StartNested(void *state)
 	if (++document->depth > MAX_DEPTH)
 	{
 		SetGigError(document->error, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-					"webhook body nests deeper than %d levels", MAX_DEPTH);
+					"%s nests deeper than %d levels", DescribeBody(document),
+					MAX_DEPTH);
 		JSON_ACTION_STOP(document->lex);
 	}
 	document->before_key = document->lex->token_terminator;
@@ -285,8 +325,7 @@ StartField(void *state, char *key pg_attribute_unused(),
 {
 	GigDocument *document = state;
 
-	if (document->depth == ROOT_DEPTH ||
-		(document->depth == DATA_DEPTH && document->in_data))
+	if (document->depth <= document->known_depth)
 	{
 		JsonValue token = CurrentKey(document);
 		const char *name;
@@ -295,10 +334,7 @@ StartField(void *state, char *key pg_attribute_unused(),
 		/* a key with invalid escapes is an unknown key */
 		if (!DecodeJsonString(&token, "", &name, &len, NULL))
 			len = 0;
-		if (document->depth == ROOT_DEPTH)
-			NoteRootField(document, name, len);
-		else
-			NoteDataField(document, name, len);
+		NoteField(document, name, len);
 	}
 	JSON_ACTION_CONTINUE();
 }
@@ -355,31 +391,52 @@ CurrentValue(const GigDocument *document)
 					   .len = lex->token_terminator - lex->token_start};
 }
 
+/*
+ * Notes the value of a key at the root, or in an object on the way from there to
+ * the event's fields.
+ */
 static void
-NoteRootField(GigDocument *document, const char *key, size_t len)
+NoteField(GigDocument *document, const char *key, size_t len)
 {
+	int depth = document->depth;
+	const char *const *next = &(
+		document->is_account ? account_path : webhook_path)[depth - ROOT_DEPTH];
+
 	document->current_list = -1;
-	document->in_data = false;
-	if (len == 5 && memcmp(key, "event", 5) == 0)
-		document->event = CurrentValue(document);
-	else if (len == 4 && memcmp(key, "name", 4) == 0)
-		document->name = CurrentValue(document);
-	else if (len == 4 && memcmp(key, "data", 4) == 0)
+	document->known_depth = depth;
+	if (next[0] == NULL)
+		NoteEventField(document,
+					   document->is_account ? GIG_IN_GIGS : GIG_IN_DATA, key,
+					   len);
+	else if (KeyEquals(key, len, next[0]))
 	{
+		document->known_depth++;
 		document->data = CurrentValue(document);
-		document->in_data = true;
+		if (next[1] != NULL && document->data.type == JSON_TOKEN_OBJECT_START)
+			document->data.type = JSON_TOKEN_INVALID;
 		/* a second "data" replaces all of the first */
 		for (int i = 0; i < GIG_EVENT_FIELDS; i++)
-			document->fields[i].type = JSON_TOKEN_INVALID;
+		{
+			if (gig_event_fields[i].scope != GIG_IN_ACCOUNT)
+				document->fields[i].type = JSON_TOKEN_INVALID;
+		}
 	}
+	else if (depth > ROOT_DEPTH)
+		return;
+	else if (document->is_account)
+		NoteEventField(document, GIG_IN_ACCOUNT, key, len);
+	else if (KeyEquals(key, len, "event"))
+		document->event = CurrentValue(document);
+	else if (KeyEquals(key, len, "name"))
+		document->name = CurrentValue(document);
 }
 
 static void
-NoteDataField(GigDocument *document, const char *key, size_t len)
+NoteEventField(GigDocument *document, GigFieldScope scope, const char *key,
+			   size_t len)
 {
-	int field = FindGigEventField(key, len);
+	int field = FindGigEventField(scope, key, len);
 
-	document->current_list = -1;
 	if (field < 0)
 		return;
 	document->fields[field] = CurrentValue(document);
@@ -390,6 +447,12 @@ NoteDataField(GigDocument *document, const char *key, size_t len)
 		document->lists[field].gigs.length = 0;
 		document->lists[field].bad.type = JSON_TOKEN_INVALID;
 	}
+}
+
+static bool
+KeyEquals(const char *key, size_t len, const char *expected)
+{
+	return strlen(expected) == len && memcmp(key, expected, len) == 0;
 }
 
 static void

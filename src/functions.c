@@ -33,7 +33,9 @@ typedef struct EventRow
 	bool *nulls;
 } EventRow;
 
-static Datum ParseBody(FunctionCallInfo fcinfo, int kind, bool is_logged);
+static Datum ParseBody(FunctionCallInfo fcinfo, int kind);
+static bool ParseEvent(const struct varlena *body, bool is_account,
+					   GigEvent *event);
 static Datum FormEventRow(FunctionCallInfo fcinfo, const GigEvent *event,
 						  bool any_kind);
 static void SetField(EventRow *row, int column, const GigEvent *event,
@@ -56,49 +58,94 @@ static bool NextValue(ArrayIterator array, Datum *value);
  *
  * Raises an error with the JSON path if the webhook's reference does not allow
  * the body, if the body is null, or if the event is of another kind.
- *
- * parse_logged_gig_event(body bytea) returns gig_event
- *
- * The same, strict and without a limit, for bodies in the log: they may be
- * larger than those that are accepted now.
  */
 #define ANY_KIND (-1)
 
-#define PARSE_FUNCTION(name, kind, is_logged)      \
-	PG_FUNCTION_INFO_V1(name);                     \
-	Datum name(PG_FUNCTION_ARGS)                   \
-	{                                              \
-		return ParseBody(fcinfo, kind, is_logged); \
+#define PARSE_FUNCTION(name, kind)      \
+	PG_FUNCTION_INFO_V1(name);          \
+	Datum name(PG_FUNCTION_ARGS)        \
+	{                                   \
+		return ParseBody(fcinfo, kind); \
 	}
 
-PARSE_FUNCTION(parse_gig_event, ANY_KIND, false)
-PARSE_FUNCTION(parse_gigs_added, GIGS_ADDED, false)
-PARSE_FUNCTION(parse_gigs_updated, GIGS_UPDATED, false)
-PARSE_FUNCTION(parse_gigs_removed, GIGS_REMOVED, false)
-PARSE_FUNCTION(parse_gigs_partially_synced, GIGS_PARTIALLY_SYNCED, false)
-PARSE_FUNCTION(parse_gigs_fully_synced, GIGS_FULLY_SYNCED, false)
-PARSE_FUNCTION(parse_logged_gig_event, ANY_KIND, true)
+PARSE_FUNCTION(parse_gig_event, ANY_KIND)
+PARSE_FUNCTION(parse_gigs_added, GIGS_ADDED)
+PARSE_FUNCTION(parse_gigs_updated, GIGS_UPDATED)
+PARSE_FUNCTION(parse_gigs_removed, GIGS_REMOVED)
+PARSE_FUNCTION(parse_gigs_partially_synced, GIGS_PARTIALLY_SYNCED)
+PARSE_FUNCTION(parse_gigs_fully_synced, GIGS_FULLY_SYNCED)
 
 static Datum
-ParseBody(FunctionCallInfo fcinfo, int kind, bool is_logged)
+ParseBody(FunctionCallInfo fcinfo, int kind)
 {
 	const bytea *body = PG_ARGISNULL(0) ? NULL : PG_GETARG_BYTEA_PP(0);
-	GigDocument *document;
 	GigEvent event;
 	GigError error;
 
-	if (!is_logged && !CheckGigBodySize(body, &error))
+	if (!CheckGigBodySize(body, &error))
 		ThrowGigError(&error);
-	document =
-		ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body), &error);
-	if (document == NULL || !ReadGigEvent(document, &event, &error))
-		ThrowGigError(&error);
+	ParseEvent(body, false, &event);
 	if (kind != ANY_KIND && event.kind != (GigEventKind) kind)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for key \"event\": expected \"%s\", got \"%s\"",
 						gig_event_names[kind], gig_event_names[event.kind])));
 	return FormEventRow(fcinfo, &event, kind == ANY_KIND);
+}
+
+/*
+ * parse_logged_gig_event(event gig_event_kind, body bytea) returns gig_event
+ *
+ * Parses a body of the log.  There is no limit, because it may be larger than
+ * those that are accepted now.  Strict.
+ */
+PG_FUNCTION_INFO_V1(parse_logged_gig_event);
+Datum
+parse_logged_gig_event(PG_FUNCTION_ARGS)
+{
+	const GigSchema *schema = GetGigSchema(fcinfo);
+	bool is_account =
+		PG_GETARG_OID(0) == schema->event_kind.labels[GIGS_RECONCILED];
+	GigEvent event;
+
+	if (!ParseEvent(PG_GETARG_BYTEA_PP(1), is_account, &event))
+		PG_RETURN_NULL();
+	return FormEventRow(fcinfo, &event, true);
+}
+
+/*
+ * parse_gig_account(account json) returns gig_account
+ *
+ * Parses an account object of Argyle's API.  Returns null if it says that the
+ * account has no gigs to sync.  Strict.
+ */
+PG_FUNCTION_INFO_V1(parse_gig_account);
+Datum
+parse_gig_account(PG_FUNCTION_ARGS)
+{
+	GigEvent event;
+
+	if (!ParseEvent(PG_GETARG_TEXT_PP(0), true, &event))
+		PG_RETURN_NULL();
+	return FormEventRow(fcinfo, &event, false);
+}
+
+/*
+ * Returns false for an account object without gigs to sync.
+ */
+static bool
+ParseEvent(const struct varlena *body, bool is_account, GigEvent *event)
+{
+	GigError error;
+	GigDocument *document =
+		ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body), is_account,
+						&error);
+
+	if (document != NULL && is_account && GigDocumentLacksGigs(document))
+		return false;
+	if (document == NULL || !ReadGigEvent(document, event, &error))
+		ThrowGigError(&error);
+	return true;
 }
 
 /*
@@ -123,14 +170,15 @@ FormEventRow(FunctionCallInfo fcinfo, const GigEvent *event, bool any_kind)
 		SetAttribute(&row, column++, schema->event_kind.type,
 					 ObjectIdGetDatum(schema->event_kind.labels[event->kind]));
 	}
-	SetAttribute(&row, column++, TEXTOID, CStringGetTextDatum(event->name));
+	if (any_kind || event->kind != GIGS_RECONCILED)
+		SetAttribute(&row, column++, TEXTOID, CStringGetTextDatum(event->name));
 	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
 	{
 		if ((gig_event_fields[i].kinds & GIG_EVENT_BIT(event->kind)) == 0)
 			continue;
 		if (any_kind)
 			column = gig_event_fields[i].column;
-		if (GigEventHas(event, i))
+		if (column >= 0 && GigEventHas(event, i))
 			SetField(&row, column, event, i);
 		column++;
 	}
@@ -154,6 +202,9 @@ SetField(EventRow *row, int column, const GigEvent *event, int field)
 			break;
 		case GIG_COUNT:
 			SetAttribute(row, column, INT4OID, Int32GetDatum(*(int32 *) member));
+			break;
+		case GIG_STATUS:
+			SetAttribute(row, column, BOOLOID, BoolGetDatum(*(bool *) member));
 			break;
 		case GIG_UUID_ARRAY:
 		{
@@ -307,11 +358,12 @@ try_ingest_gig_event(PG_FUNCTION_ARGS)
 }
 
 /*
- * ingest_authentic_gig_event(body bytea, received_at timestamptz)
+ * ingest_authentic_gig_event(body bytea, received_at timestamptz,
+ *		is_account boolean)
  *		returns (outcome, event_id, event, account_id, sqlstate, message)
  *
- * The same for a webhook of the quarantine, whose signature has been verified.
- * A webhook that still cannot be parsed is rejected.
+ * The same for a webhook of the quarantine, whose signature has been verified,
+ * and for an account object.  What cannot be parsed is rejected.  Strict.
  */
 PG_FUNCTION_INFO_V1(ingest_authentic_gig_event);
 Datum
@@ -332,6 +384,7 @@ IngestOne(FunctionCallInfo fcinfo, bool is_authentic, GigResult *result)
 {
 	GigInput input = {
 		.is_authentic = is_authentic,
+		.is_account = is_authentic && PG_GETARG_BOOL(2),
 		.received_at = DT_NOBEGIN,
 	};
 

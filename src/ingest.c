@@ -197,12 +197,13 @@ ReadWebhook(const GigInput *input, TimestampTz now, BatchEvent *event)
 	size_t len;
 	bool is_signed = false;
 
-	if (!CheckGigBodySize(input->body, error))
+	/* the limit is for what comes from the internet */
+	if (!input->is_account && !CheckGigBodySize(input->body, error))
 		return false;
 	event->body = DatumGetByteaPP(PointerGetDatum(input->body));
 	body = VARDATA_ANY(event->body);
 	len = VARSIZE_ANY_EXHDR(event->body);
-	document = ReadGigDocument(body, len, error);
+	document = ReadGigDocument(body, len, input->is_account, error);
 	if (document == NULL)
 		return false;
 	if (!input->is_authentic &&
@@ -210,7 +211,7 @@ ReadWebhook(const GigInput *input, TimestampTz now, BatchEvent *event)
 							input->signature, input->signature_len, now,
 							&is_signed, error))
 		return false;
-	if (GigDocumentIsForeign(document))
+	if (!input->is_account && GigDocumentIsForeign(document))
 	{
 		result->outcome = OUTCOME_IGNORED;
 		return false;

@@ -21,6 +21,7 @@ typedef struct GigInput
 	const char *signature; /* not terminated; NULL: null */
 	size_t signature_len;
 	bool is_authentic;		 /* the signature has been verified before */
+	bool is_account;		 /* authentic, and an account object */
 	TimestampTz received_at; /* DT_NOBEGIN: now */
 } GigInput;
 

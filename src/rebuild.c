@@ -38,7 +38,8 @@ static void LockBeforeReading(Rebuild *rebuild, const pg_uuid_t *account_id);
 static void ReadLog(Rebuild *rebuild, const pg_uuid_t *account_id);
 static void ApplyLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc);
 static Datum GetLogColumn(HeapTuple tuple, TupleDesc tupdesc, const char *name);
-static void ParseLoggedBody(bytea *body, int64 event_id, GigEvent *event);
+static void ParseLoggedBody(bytea *body, bool is_account, int64 event_id,
+							GigEvent *event);
 static void WriteAccounts(Rebuild *rebuild);
 static int64 CountAccounts(Rebuild *rebuild, const pg_uuid_t *account_id);
 
@@ -114,7 +115,8 @@ ReadLog(Rebuild *rebuild, const pg_uuid_t *account_id)
 	Datum value = UUIDPGetDatum((pg_uuid_t *) account_id);
 	const char *text =
 		"SELECT event_id::bigint, account_id::uuid, received_at::timestamptz,"
-		" outcome::@extschema@.gig_ingest_outcome, body::bytea"
+		" outcome::@extschema@.gig_ingest_outcome,"
+		" event::@extschema@.gig_event_kind, body::bytea"
 		" FROM @extschema@.gig_event_log WHERE $1 IS NULL OR account_id = $1"
 		" ORDER BY account_id, event_id";
 	Portal cursor =
@@ -154,9 +156,12 @@ ApplyLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
 		.received_at =
 			DatumGetTimestampTz(GetLogColumn(tuple, tupdesc, "received_at")),
 	};
+	const GigSchema *schema = rebuild->store.schema;
 	bool is_duplicate =
 		DatumGetObjectId(GetLogColumn(tuple, tupdesc, "outcome")) ==
-		rebuild->store.schema->outcome.labels[OUTCOME_DUPLICATE];
+		schema->outcome.labels[OUTCOME_DUPLICATE];
+	bool is_account = DatumGetObjectId(GetLogColumn(tuple, tupdesc, "event")) ==
+					  schema->event_kind.labels[GIGS_RECONCILED];
 	bool is_first =
 		account == NULL || CompareUuids(&account->account_id, account_id) != 0;
 
@@ -168,7 +173,7 @@ ApplyLogRow(Rebuild *rebuild, HeapTuple tuple, TupleDesc tupdesc)
 		GigEvent event;
 
 		ParseLoggedBody(DatumGetByteaPP(GetLogColumn(tuple, tupdesc, "body")),
-						delivery.event_id, &event);
+						is_account, delivery.event_id, &event);
 		delivery.digest = DigestGigEvent(&event);
 		MemoryContextSwitchTo(rebuild->context);
 		if (is_first)
@@ -199,11 +204,12 @@ GetLogColumn(HeapTuple tuple, TupleDesc tupdesc, const char *name)
 }
 
 static void
-ParseLoggedBody(bytea *body, int64 event_id, GigEvent *event)
+ParseLoggedBody(bytea *body, bool is_account, int64 event_id, GigEvent *event)
 {
 	GigError error;
 	GigDocument *document =
-		ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body), &error);
+		ReadGigDocument(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body), is_account,
+						&error);
 
 	if (document == NULL || !ReadGigEvent(document, event, &error))
 		ereport(ERROR,

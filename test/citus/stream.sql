@@ -77,6 +77,18 @@ CALL drain_gig_inbox('inbox', 100) \g /dev/null
 CREATE TRIGGER ingest BEFORE INSERT ON inbox FOR EACH ROW EXECUTE FUNCTION gig_inbox_ingest();
 INSERT INTO inbox SELECT * FROM stream WHERE n BETWEEN 2001 AND 2250 ORDER BY n;
 
+-- A page of accounts: some as they are, others not, and some new ones
+SELECT json_build_object('results', json_agg(json_build_object(
+	'id', '00000000-0000-4000-8000-0000000000' || n,
+	'user', '00000000-0000-4000-9000-000000000001',
+	'availability', json_build_object('gigs', json_build_object(
+		'status', CASE draw(n, 10, 3) WHEN 0 THEN 'in_progress' ELSE 'synced' END,
+		'available_count', CASE draw(n, 11, 2) WHEN 0 THEN coalesce(a.available_count, 7) ELSE draw(n, 12, 1000) END))) ORDER BY draw(n, 13, 1000))) AS page
+FROM generate_series(10, 54) AS n
+LEFT JOIN gig_account_sync AS a ON a.account_id = ('00000000-0000-4000-8000-0000000000' || n)::uuid \gset
+SELECT 'reconciled', r.* FROM reconcile_gig_accounts(:'page') AS r;
+SELECT 'reconciled again', r.* FROM reconcile_gig_accounts(:'page') AS r;
+
 CREATE FUNCTION without_times(r jsonb) RETURNS jsonb LANGUAGE sql AS $$
 	SELECT jsonb_object_agg(key, value) FROM jsonb_each(r) WHERE key !~ '_at$'
 $$;

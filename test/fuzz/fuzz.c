@@ -88,7 +88,7 @@ typedef struct DigestedField
 #define DIGESTED_FIELDS 9
 
 /* clang-format off */
-static const DigestedField digested_fields[GIG_EVENT_KINDS][DIGESTED_FIELDS] = {
+static const DigestedField digested_fields[GIG_WEBHOOK_KINDS][DIGESTED_FIELDS] = {
 	[GIGS_ADDED] = {{'u', "account"}, {'u', "user"}, {'t', "available_from"}, {'t', "available_to"}, {'c', "available_count"},
 		{'c', "added_count"}, {'t', "added_from"}, {'t', "added_to"}},
 	[GIGS_UPDATED] = {{'u', "account"}, {'u', "user"}, {'t', "available_from"}, {'t', "available_to"}, {'c', "available_count"},
@@ -106,7 +106,10 @@ extern int LLVMFuzzerRunDriver(int *argc, char ***argv,
 
 static int FuzzOne(const uint8_t *input, size_t len);
 static void FuzzBody(const char *body, size_t len);
-static void ReadBody(const char *body, size_t len, Reading *reading);
+static void FuzzAccount(const char *account, size_t len);
+static void CheckAccount(const GigEvent *event, uint32 chance);
+static void ReadBody(const char *body, size_t len, bool is_account,
+					 Reading *reading);
 static void CheckError(const GigError *error);
 static void CheckMessage(const char *message, size_t max_len);
 static bool IsQuotable(const char *s, size_t len);
@@ -226,6 +229,9 @@ FuzzOne(const uint8_t *input, size_t len)
 			case 'K':
 				FuzzKey(s + 1, len - 1);
 				break;
+			case 'A':
+				FuzzAccount(s + 1, len - 1);
+				break;
 			case 'Q':
 				FuzzQuoted(s + 1, len - 1);
 				break;
@@ -279,9 +285,9 @@ FuzzBody(const char *input, size_t len)
 	Reading reading;
 	Reading again;
 
-	ReadBody(body, len, &reading);
+	ReadBody(body, len, false, &reading);
 	UseSession(&sessions[1]);
-	ReadBody(body, len, &again);
+	ReadBody(body, len, false, &again);
 	UseSession(&sessions[0]);
 	CheckSame(&reading, &again);
 	if (HasPrefix(body, len, "\xef\xbb\xbf"))
@@ -295,18 +301,88 @@ FuzzBody(const char *input, size_t len)
 					hash_bytes((const unsigned char *) body, (int) len));
 }
 
+/*
+ * Reads an account object, which is no webhook.
+ */
 static void
-ReadBody(const char *body, size_t len, Reading *reading)
+FuzzAccount(const char *input, size_t len)
+{
+	const char *account = ExactCopy(input, len);
+	Reading reading;
+	Reading again;
+
+	ReadBody(account, len, true, &reading);
+	UseSession(&sessions[1]);
+	ReadBody(account, len, true, &again);
+	UseSession(&sessions[0]);
+	CheckSame(&reading, &again);
+	if (reading.is_event && reading.event.kind != GIGS_RECONCILED)
+		Finding("an account is an event of kind %d", reading.event.kind);
+}
+
+/*
+ * Checks that what an event says of its account is read from an account object.
+ * The first five fields are the same of both.
+ */
+static void
+CheckAccount(const GigEvent *event, uint32 chance)
+{
+	bool is_synced = chance % 2 == 0;
+	StringInfoData body;
+	Reading reading;
+
+	initStringInfo(&body);
+	appendStringInfoString(&body, "{\"data\":{\"account\":7},\"id\":");
+	RenderUuid(&event->account_id, chance, &body);
+	if (!RenderField(event, 1, chance, &body))
+		return;
+	appendStringInfo(&body,
+					 ",\"availability\":{\"gigs\":{\"available_from\":1}},"
+					 "\"availability\" :{\"gigs\":7,\"gigs\": {\"status\":\"%s\"",
+					 is_synced ? "s\\u0079nced" : "syncedd");
+	for (int i = 2; i < 5; i++)
+	{
+		if (!RenderField(event, i, chance >> i, &body))
+			return;
+	}
+	appendStringInfoString(&body,
+						   "},\"shifts\":{\"gigs\":{\"status\":1}}},\"gigs\":1}");
+
+	ReadBody(ExactCopy(body.data, body.len), body.len, true, &reading);
+	if (!reading.is_event)
+		Finding("an account cannot be read: %s: %s", reading.error.message,
+				body.data);
+	if (reading.event.is_synced != is_synced)
+		Finding("the status of an account differs: %s", body.data);
+	for (int i = 0; i < 5; i++)
+	{
+		int field = GIG_WEBHOOK_FIELDS + i;
+		size_t size = gig_event_fields[i].type == GIG_UUID ? sizeof(pg_uuid_t)
+					  : gig_event_fields[i].type == GIG_COUNT
+						  ? sizeof(int32)
+						  : sizeof(TimestampTz);
+
+		if (GigEventHas(&reading.event, field) != GigEventHas(event, i) ||
+			(GigEventHas(event, i) &&
+			 memcmp(GigEventMember(&reading.event, field),
+					GigEventMember(event, i), size) != 0))
+			Finding("key \"%s\" of an account differs: %s",
+					gig_event_fields[field].path, body.data);
+	}
+}
+
+static void
+ReadBody(const char *body, size_t len, bool is_account, Reading *reading)
 {
 	GigDocument *document;
 
 	memset(reading, 0, sizeof(Reading));
-	document = ReadGigDocument(body, len, &reading->error);
+	document = ReadGigDocument(body, len, is_account, &reading->error);
 	reading->is_document = (document != NULL);
 	if (document != NULL)
 	{
 		reading->name = GigDocumentName(document);
-		reading->foreign = GigDocumentIsForeign(document);
+		reading->foreign = !is_account && GigDocumentIsForeign(document);
 		reading->is_event =
 			ReadGigEvent(document, &reading->event, &reading->error);
 	}
@@ -401,7 +477,7 @@ CheckSameEvent(const GigEvent *a, const GigEvent *b)
 		Finding("kind %d and %d", a->kind, b->kind);
 	if (a->present != b->present)
 		Finding("fields 0x%x and 0x%x", a->present, b->present);
-	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
+	for (int i = 0; i < GIG_WEBHOOK_FIELDS; i++)
 	{
 		const void *x = GigEventMember(a, i);
 		const void *y = GigEventMember(b, i);
@@ -421,6 +497,8 @@ CheckSameEvent(const GigEvent *a, const GigEvent *b)
 				break;
 			case GIG_COUNT:
 				same = *(const int32 *) x == *(const int32 *) y;
+				break;
+			case GIG_STATUS:
 				break;
 			case GIG_UUID_ARRAY:
 				same = xs->length == ys->length &&
@@ -577,6 +655,7 @@ CheckDigest(const GigEvent *event, uint32 chance)
 	CheckUndigested(event);
 	CheckChanged(event, chance);
 	CheckRendered(event, chance);
+	CheckAccount(event, chance);
 }
 
 /*
@@ -600,7 +679,8 @@ ExpectedDigest(const GigEvent *event)
 
 		if (digested.key == NULL)
 			break;
-		field = FindGigEventField(digested.key, strlen(digested.key));
+		field =
+			FindGigEventField(GIG_IN_DATA, digested.key, strlen(digested.key));
 		member = GigEventMember(event, field);
 		if (!GigEventHas(event, field))
 		{
@@ -653,7 +733,7 @@ CheckUndigested(const GigEvent *event)
 	other.name = "another";
 	/* sizes the buffer, even if it is not digested */
 	other.changed_gigs.length = 0;
-	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
+	for (int i = 0; i < GIG_WEBHOOK_FIELDS; i++)
 	{
 		size_t size = 0;
 
@@ -669,6 +749,8 @@ CheckUndigested(const GigEvent *event)
 				break;
 			case GIG_COUNT:
 				size = sizeof(int32);
+				break;
+			case GIG_STATUS:
 				break;
 			case GIG_UUID_ARRAY:
 				size = sizeof(GigUuidArray);
@@ -696,9 +778,9 @@ CheckChanged(const GigEvent *event, uint32 chance)
 		Finding("the kind is not digested");
 	other.kind = event->kind;
 
-	field = (int) (chance % GIG_EVENT_FIELDS);
+	field = (int) (chance % GIG_WEBHOOK_FIELDS);
 	while ((gig_event_fields[field].kinds & GIG_EVENT_BIT(event->kind)) == 0)
-		field = (field + 1) % GIG_EVENT_FIELDS;
+		field = (field + 1) % GIG_WEBHOOK_FIELDS;
 	member = GigEventMember(&other, field);
 	chance >>= 8;
 	if (!GigEventHas(event, field) ||
@@ -717,6 +799,8 @@ CheckChanged(const GigEvent *event, uint32 chance)
 				break;
 			case GIG_COUNT:
 				*(int32 *) member ^= 1 << chance % 31;
+				break;
+			case GIG_STATUS:
 				break;
 			case GIG_UUID_ARRAY:
 				ChangeUuids(member, chance);
@@ -760,7 +844,7 @@ CheckRendered(const GigEvent *event, uint32 chance)
 	initStringInfo(&body);
 	if (!RenderEvent(event, chance, &body))
 		return;
-	ReadBody(ExactCopy(body.data, body.len), body.len, &reading);
+	ReadBody(ExactCopy(body.data, body.len), body.len, false, &reading);
 	if (!reading.is_event)
 		Finding("an event cannot be read back: %s: %s", reading.error.message,
 				body.data);
@@ -776,9 +860,9 @@ static bool
 RenderEvent(const GigEvent *event, uint32 chance, StringInfo body)
 {
 	appendStringInfoString(body, "\n{\"data\": {\"resource\":{\"account\":1}");
-	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
+	for (int i = 0; i < GIG_WEBHOOK_FIELDS; i++)
 	{
-		int field = (int) ((i * 5 + chance) % GIG_EVENT_FIELDS);
+		int field = (int) ((i * 5 + chance) % GIG_WEBHOOK_FIELDS);
 
 		/* the fields of other events mean nothing */
 		if ((gig_event_fields[field].kinds & GIG_EVENT_BIT(event->kind)) == 0)
@@ -817,6 +901,8 @@ RenderField(const GigEvent *event, int field, uint32 chance, StringInfo body)
 		case GIG_COUNT:
 			appendStringInfo(body, "%d",
 							 *(const int32 *) GigEventMember(event, field));
+			break;
+		case GIG_STATUS:
 			break;
 		case GIG_UUID_ARRAY:
 			appendStringInfoChar(body, '[');

@@ -127,7 +127,7 @@ ReadEvent(const char *body, Jsonb *root, Reference *reference)
 		return ERRCODE_INVALID_PARAMETER_VALUE;
 	while (strcmp(Spelt(event), gig_event_names[kind]) != 0)
 	{
-		if (++kind == GIG_EVENT_KINDS)
+		if (++kind == GIG_WEBHOOK_KINDS)
 			return ERRCODE_FEATURE_NOT_SUPPORTED;
 	}
 	reference->event.kind = (GigEventKind) kind;
@@ -135,7 +135,7 @@ ReadEvent(const char *body, Jsonb *root, Reference *reference)
 	strcpy(reference->path, "data");
 	if (data == NULL)
 		return ERRCODE_INVALID_PARAMETER_VALUE;
-	for (int i = 0; i < GIG_EVENT_FIELDS; i++)
+	for (int i = 0; i < GIG_WEBHOOK_FIELDS; i++)
 	{
 		const GigEventField *field = &gig_event_fields[i];
 		int error;
@@ -170,6 +170,8 @@ ReadField(const char *body, Jsonb *data, int field, Reference *reference)
 			break;
 		case GIG_COUNT:
 			error = ReadCount(body, info->key, value, member);
+			break;
+		case GIG_STATUS:
 			break;
 		case GIG_UUID_ARRAY:
 			error = ReadUuids(value, info->path, member, reference);

@@ -55,6 +55,12 @@ CREATE UNIQUE INDEX account_unique ON gigs.gig_account_sync (available_count);
 \set VERBOSITY terse
 SELECT pg_temp.ingest(1, 3005);
 SELECT available_count FROM gigs.gig_account_sync WHERE available_count > 2990 ORDER BY available_count;
+-- ... also one that keeps an account from being created when it is reconciled
+CREATE UNIQUE INDEX user_unique ON gigs.gig_account_sync (user_id) WHERE account_id > '00000000-0000-4000-8000-000000010000';
+SELECT count(*) FROM gigs.reconcile_gig_accounts((
+	SELECT json_agg(json_build_object('id', '00000000-0000-4000-8000-00000002000' || n, 'user', '00000000-0000-4000-9000-000000000050',
+		'availability', json_build_object('gigs', json_build_object('status', 'synced', 'available_count', 50000 + n))))
+	FROM generate_series(1, 2) AS n));
 
 -- A function of an index runs as the owner, without the caller's search_path.
 CREATE ROLE regress_index_receiver;

@@ -115,7 +115,7 @@ SELECT * FROM pg_temp.account WHERE account = '1';
 -- was received
 SELECT right(l.account_id::text, 1) AS account, l.outcome, l.event, e.available_count,
 	e.event = l.event AND e.account_id = l.account_id AND e.name = l.name AS told
-FROM gigs.gig_event_log AS l, gigs.parse_logged_gig_event(l.body) AS e
+FROM gigs.gig_event_log AS l, gigs.parse_logged_gig_event(l.event, l.body) AS e
 ORDER BY l.account_id, l.event_id;
 
 -- An event is two rows: one is appended to the log, the account's is updated in

@@ -65,7 +65,7 @@ SET ROLE regress_gigs_attacker;
 CREATE FUNCTION gigs.better() RETURNS void LANGUAGE plpgsql AS 'BEGIN RAISE ''attacker called by %'', current_user; END';
 SELECT format('CREATE FUNCTION gigs.%I(%s) RETURNS %s LANGUAGE sql AS %L', name, arguments, result, 'SELECT gigs.better(); SELECT NULL::' || result) FROM (VALUES
 	('gig_stalled_after', 'VARIADIC text[]', 'interval'), ('gig_dedupe_window', 'VARIADIC text[]', 'interval'),
-	('parse_logged_gig_event', 'anyelement', 'text'), ('ingest_gig_events', 'anyarray, anyarray', 'text'),
+	('parse_logged_gig_event', 'anyenum, anyelement', 'text'), ('ingest_gig_events', 'anyarray, anyarray', 'text'),
 	('now', '', 'timestamptz'), ('count', '', 'bigint'), ('clock_timestamp', '', 'timestamptz'), ('format', 'text, text', 'text'), ('quote_ident', 'name', 'text')) AS f (name, arguments, result) \gexec
 RESET ROLE;
 -- ... nor are operators there
@@ -114,6 +114,7 @@ WHERE p.pronamespace = 'gigs'::regnamespace AND p.proowner <> 'regress_gigs_atta
 SELECT gigs.create_gig_subscription('better', 'u', 's');
 SELECT gigs.drop_gig_subscription('better');
 SELECT gigs.prune_gig_events('1 day');
+SELECT count(*) FROM gigs.reconcile_gig_accounts('{"id":"00000000-0000-4000-8000-000000000001","user":"00000000-0000-4000-9000-000000000001","availability":{"gigs":{"status":"in_progress","available_count":1}}}');
 SELECT count(*) FROM gigs.gig_event_counts('1 day', '-infinity', 'infinity');
 SELECT count(*) FROM gigs.gig_event_history;
 SELECT count(*) FROM gigs.gig_sync_status;

@@ -197,7 +197,7 @@ SELECT s, pg_temp.try_body(s) FROM unnest(ARRAY['[]', '[{"event":"gigs.added","n
 SELECT s, pg_temp.try_body(s)
 FROM unnest(ARRAY['\xff', '\x7b2261223a22c3287d', '\x7b2261223a22eda080227d', '\x7b22612200', '\x7b2261223a22c3']::bytea[]) AS s;
 -- null; a logged body may be null, because a duplicate has none
-SELECT pg_temp.try('SELECT gigs.parse_gig_event(NULL::bytea)'), pg_temp.try('SELECT gigs.parse_gigs_added(NULL::text)'), pg_temp.try('SELECT gigs.parse_logged_gig_event(NULL) IS NULL');
+SELECT pg_temp.try('SELECT gigs.parse_gig_event(NULL::bytea)'), pg_temp.try('SELECT gigs.parse_gigs_added(NULL::text)'), pg_temp.try('SELECT gigs.parse_logged_gig_event(''gigs.added'', NULL) IS NULL');
 -- what receivers are known to put in front of JSON
 SELECT s, pg_temp.try_body(s)
 FROM unnest(ARRAY['\xefbbbf7b7d', '\xefbbbf', '\x1f8b0800', '\x1f8b', '\xefbb']::bytea[]) AS s;

@@ -99,7 +99,8 @@ SELECT test.try('SELECT nextval(''gigs_private.gig_event_log_event_id_seq'')');
 SELECT c.call, test.try('SELECT gigs_private.' || c.call) AS result
 FROM (VALUES
 	('ingest_gig_events(NULL, NULL, NULL)'),
-	('ingest_authentic_gig_event(NULL, NULL)'),
+	('ingest_authentic_gig_event(NULL, NULL, NULL)'),
+	('reconcile_gig_accounts(''[]'')'),
 	('retry_gig_quarantine()'),
 	('create_gig_subscription(''mine'', ''u'')'),
 	('add_gig_secret(''open'', ''mine'')'),
@@ -208,7 +209,12 @@ BEGIN
 		('nextval', 'regclass', 'bigint'),
 		('gig_dedupe_window', '', 'interval'),
 		('gig_stalled_after', '', 'interval'),
-		('parse_logged_gig_event', 'bytea', 'gigs_private.gig_event'),
+		('parse_logged_gig_event', 'gigs_private.gig_event_kind, bytea', 'gigs_private.gig_event'),
+		('parse_gig_account', 'json', 'gigs_private.gig_account'),
+		('json_typeof', 'json', 'text'),
+		('json_build_array', 'json', 'json'),
+		('json_array_elements', 'json', 'SETOF json'),
+		('isfinite', 'timestamptz', 'boolean'),
 		('add_gig_secret', 'text, text', 'void'),
 		('gig_subscription_changed', '', 'trigger'),
 		('step', 'bigint', 'bigint'),
@@ -250,10 +256,10 @@ BEGIN
 		EXECUTE format('INSERT INTO %s.%I VALUES (''payroll'', ''known to the attacker'')', place, made.name);
 		EXECUTE format('GRANT ALL ON %s.%I TO PUBLIC', place, made.name);
 	END LOOP;
-	FOR made IN SELECT * FROM unnest(ARRAY['gig_event_kind', 'gig_sync_state', 'gig_ingest_outcome', 'gig_event', 'gig_secret']) AS t (name) LOOP
+	FOR made IN SELECT * FROM unnest(ARRAY['gig_event_kind', 'gig_sync_state', 'gig_ingest_outcome', 'gig_event', 'gig_account', 'gig_secret']) AS t (name) LOOP
 		EXECUTE format('CREATE TYPE %s.%I AS ENUM (''attack'')', place, made.name);
 	END LOOP;
-	FOR made IN SELECT * FROM unnest(ARRAY['uuid', 'text', 'bytea', 'timestamptz', 'jsonb']) AS t (name) LOOP
+	FOR made IN SELECT * FROM unnest(ARRAY['uuid', 'text', 'bytea', 'timestamptz', 'json', 'jsonb']) AS t (name) LOOP
 		EXECUTE format('CREATE DOMAIN %s.%I AS int', place, made.name);
 	END LOOP;
 END
@@ -305,6 +311,7 @@ SELECT consumer, parts FROM gigs_private.gig_consumer_status;
 SELECT gigs_private.seek_gig_consumer('new', 0);
 SELECT gigs_private.drop_gig_consumer('new');
 SELECT pg_catalog.count(d) FROM gigs_private.gig_recent_delivery AS d;
+SELECT account_id, reason FROM gigs_private.reconcile_gig_accounts(('{"id":"00000000-0000-4000-8000-000000000007","user":"00000000-0000-4000-9000-000000000001","availability":{"gigs":{"status":"synced","available_count":1}}}'::pg_catalog.json));
 SELECT * FROM gigs_private.prune_gig_events('1 day');
 SELECT event, events, gigs FROM gigs_private.gig_event_counts('36500 days', '-infinity', 'infinity');
 SELECT account_id, state, days_covered, last_event, stalled FROM gigs_private.gig_sync_status ORDER BY account_id;
@@ -404,6 +411,7 @@ CALL test.watch($$retire_gig_secret('theirs', 'one')$$);
 CALL test.watch($$gig_subscription_request('theirs') ->> 'secret'$$);
 CALL test.watch(format('ingest_gig_event(%L, %L)', replace(test.body(5, -1), '"open"', '"theirs"'), gigs_private.sign_gig_event(replace(test.body(5, -1), '"open"', '"theirs"'), 'two')));
 CALL test.watch($$retry_gig_quarantine()$$);
+CALL test.watch($$reconcile_gig_accounts('{"id":"00000000-0000-4000-8000-000000000008","user":"00000000-0000-4000-9000-000000000001","availability":{"gigs":{"status":"synced","available_count":1}}}') IS NOT NULL$$);
 CALL test.watch($$drop_gig_subscription('theirs')$$);
 CALL test.watch($$gig_event_counts('36500 days', '-infinity', 'infinity') IS NOT NULL$$);
 CALL test.watch($$create_gig_consumer('theirs')$$);

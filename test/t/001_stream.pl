@@ -126,6 +126,14 @@ my %ways = (
 			\&inbox_line);
 		return '00000';
 	},
+	reconcile => sub {
+		my @accounts = (shuffled(@{ $events->{accounts} }))[ 0 .. between(0, 4) ];
+
+		push @accounts, GigEvents::random_uuid() if chance(0.1);
+		$stream->reconcile([ map { $events->account_object($_) } @accounts ],
+			chance(0.1) ? 1_600_000_000_000_000 + int rand 1e14 : undef, chance(0.2));
+		return '00000';
+	},
 	copy => sub {
 		my @taken = $stream->take(between(1, 15));
 		my $batch = ++$batches;
@@ -309,6 +317,7 @@ $node->safe_psql('postgres', q{
 	CREATE ROLE receiver;
 	SELECT gigs.grant_gig_receiver('receiver');
 	GRANT EXECUTE ON PROCEDURE gigs.drain_gig_inbox TO receiver;
+	GRANT EXECUTE ON FUNCTION gigs.reconcile_gig_accounts(json, timestamptz, boolean) TO receiver;
 	GRANT INSERT, SELECT, UPDATE ON inbox, text_inbox, strict_inbox, backlog TO receiver;
 	CREATE SCHEMA trap AUTHORIZATION receiver;
 	CREATE TABLE trap.gig_account_sync ();
@@ -380,6 +389,7 @@ is( join(
 		', ',
 		grep { !$stream->{outcomes}{$_} } 'applied', 'stale',
 		'duplicate', 'ignored',
+		'new', 'state', 'snapshot', 'updated_at', 'everything', 'not reconciled',
 		'0A000', '22003', '22004', '22007', '22008', '22021', '22023', '22032',
 		'22P02', '22P05', '28000', '54000'),
 	'',

@@ -361,7 +361,7 @@ $node->safe_psql(
 	CREATE VIEW wanted AS
 		SELECT c.consumer, l.event_id, l.account_id, g.gig
 		FROM gigs.gig_event_log AS l
-		CROSS JOIN LATERAL own_gig((gigs.parse_logged_gig_event(l.body)).changed_gigs, l.account_id) AS g (gig)
+		CROSS JOIN LATERAL own_gig((gigs.parse_logged_gig_event(l.event, l.body)).changed_gigs, l.account_id) AS g (gig)
 		CROSS JOIN (VALUES ('one'), ('many')) AS c (consumer)
 		WHERE l.outcome <> 'stale';
 });

@@ -181,6 +181,14 @@ while ($stream->{ndeliveries} < $deliveries_wanted)
 		drain(0, map { $stream->taken((archived_event())[0]) } 1 .. between(1, 20));
 		next;
 	}
+	if ($way < 0.2)
+	{
+		my @accounts = (shuffled(@{ $events->{accounts} }))[ 0 .. between(0, 5) ];
+
+		$stream->reconcile([ map { $events->account_object($_) } @accounts ],
+			pick($clock, $clock, $clock + 1, $clock - int rand 4 * $day, undef), chance(0.2));
+		next;
+	}
 	@taken = map { $stream->taken(archived_event()) } 1 .. between(1, 30);
 	if ($way < 0.4) { drain(1, @taken); }
 	else { ingest_batch(@taken); }

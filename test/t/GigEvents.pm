@@ -26,6 +26,7 @@ use warnings;
 use Encode qw(encode);
 use Exporter qw(import);
 use FindBin;
+use List::Util qw(first);
 use POSIX qw(strftime);
 
 use lib $FindBin::RealBin;
@@ -270,6 +271,55 @@ sub deliver
 		verdict => 'accepted',
 		event => $event
 	};
+}
+
+# Returns an account as Argyle's API shows it: the fields of an event "reconciled",
+# status and updated_at, and the body.  Most say what a recent webhook of the
+# account said.
+sub account_object
+{
+	my ($self, $account) = @_;
+	my $recent =
+	  first { $_->{event} && $_->{event}{account} eq $account } reverse @{ $self->{sent} };
+	my $like = $recent && chance(0.8) ? $recent->{event} : $self->event(account => $account);
+	my $gig = pick(@{ $self->{gigs} });
+	my %object = (
+		(map { $_ => $like->{$_} } qw(account user from to count)),
+		event => 'reconciled',
+		status => pick('synced', 'synced', 'synced', 'in_progress', 'sync_failed', 'paused'),
+		updated_at => random_instant(),
+		map { $_ => '' } qw(own changed_from changed_to gigs days));
+	my $nested = sub {
+		my ($depth, @members) = @_;
+
+		return json_object($depth, with_noise($depth, $gig, shuffled(@members)));
+	};
+
+	choose_style();
+	$object{body} = encode(
+		'UTF-8',
+		$nested->(
+			0,
+			[ 'id', json_uuid($object{account}) ],
+			[ 'user', json_uuid($object{user}) ],
+			[ 'connection', junk(1, $gig) ],
+			[
+				'availability',
+				$nested->(
+					1,
+					[ 'paystubs', junk(2, $gig) ],
+					[
+						'gigs',
+						$nested->(
+							2,
+							[ 'status', json_string($object{status}) ],
+							[ 'available_count', $object{count} ],
+							instant_member($object{from}, 'available_from'),
+							instant_member($object{to}, 'available_to'),
+							instant_member($object{updated_at}, 'updated_at'))
+					])
+			]));
+	return \%object;
 }
 
 # Returns a redelivery: the same bytes, perhaps with another valid signature, or a

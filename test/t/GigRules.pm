@@ -84,7 +84,8 @@ sub apply
 		my @recent = grep { $received_at - $_->{received_at} < $self->{window} }
 		  @{ $account{recent} };
 
-		if (!$original)
+		# a reconciliation is not remembered
+		if (!$original && $event->{event} ne 'reconciled')
 		{
 			forget_oldest(\@recent) if @recent == $self->{memory};
 			push @recent,
@@ -98,6 +99,24 @@ sub apply
 	push @{ $self->{log} },
 	  { %$delivery, %result, received_at => $received_at };
 	return \%result;
+}
+
+# Returns why an account of Argyle's API is reconciled, or nothing if it is not.
+# The time at which it was fetched is undefined if it was fetched just now.
+sub reason
+{
+	my ($self, $object, $fetched_at, $everything) = @_;
+	my $account = $self->{accounts}{ $object->{account} };
+
+	return 'new' if !$account;
+	return if defined $fetched_at && $account->{last_event_at} >= $fetched_at;
+	return 'state'
+	  if $object->{status} eq 'synced' && $account->{state} ne 'fully_synced';
+	return 'snapshot'
+	  if grep { $object->{$_} ne $account->{$_} } qw(user from to count);
+	return 'updated_at'
+	  if $object->{updated_at} ne '' && $object->{updated_at} > $account->{last_event_at};
+	return $everything ? 'everything' : undef;
 }
 
 # Retries the row at a place of the quarantine.  If the test has replaced its body,
@@ -173,7 +192,11 @@ sub apply_event
 		earliest(\$account->{partially_synced_at}, $received_at)
 		  if $account->{state} eq 'partially_synced';
 	}
-	elsif ($event->{event} eq 'gigs.fully_synced')
+	elsif ($event->{event} eq 'reconciled' && $event->{status} ne 'synced')
+	{
+		# its state says nothing
+	}
+	elsif ($event->{event} =~ /^(gigs.fully_synced|reconciled)$/)
 	{
 		$account->{state} = 'fully_synced';
 		earliest(\$account->{fully_synced_at}, $received_at);

@@ -24,7 +24,7 @@ use Time::HiRes qw(time);
 
 use lib $FindBin::RealBin;
 use GigRules;
-use GigTest;
+use GigTest qw(:DEFAULT :dice);
 
 sub new
 {
@@ -84,10 +84,8 @@ sub can_be_text
 sub call
 {
 	my ($self, $title, $statements, $taken, $line, @more) = @_;
-	my $call = { title => $title, sql => $statements, lines => [], got => ['(nothing)'] };
-	my $n = push @{ $self->{calls} }, $call;
+	my $call = $self->add_call($title, $statements);
 
-	$self->{sql} .= "\\echo \@\@ $n\n$statements";
 	$self->then(
 		sub {
 			for my $taken (@$taken)
@@ -98,6 +96,72 @@ sub call
 				push @{ $call->{lines} }, $line->($result) if $line;
 			}
 			push @{ $call->{lines} }, @more;
+		});
+	return;
+}
+
+sub add_call
+{
+	my ($self, $title, $statements) = @_;
+	my $call = { title => $title, sql => $statements, lines => [], got => ['(nothing)'] };
+	my $n = push @{ $self->{calls} }, $call;
+
+	$self->{sql} .= "\\echo \@\@ $n\n$statements";
+	return $call;
+}
+
+# Adds a reconciliation of accounts, which are of GigEvents.  The time at which
+# they were fetched is undefined for the current time.
+sub reconcile
+{
+	my ($self, $objects, $fetched_at, $everything) = @_;
+	my @bodies = map { $_->{body} } @$objects;
+	my $list = join ', ', @bodies;
+	my $taken = {};
+	my $time = defined $fetched_at
+	  ? sprintf("('epoch'::timestamptz + %d * interval '1 microsecond')", $fetched_at)
+	  : pick('clock_timestamp()', "'2100-01-01'");
+
+	# PostgreSQL does not search objects that have such escapes
+	if ($list =~ /\\u(0000|d[89ab])/i) { $list = "[$list]"; }
+	elsif (@bodies > 1 || chance(0.5))
+	{
+		$list = pick("[$list]", "{\"next\": null, \"previous\": null, \"results\": [$list]}");
+	}
+	my $call = $self->add_call(
+		'reconcile_gig_accounts',
+		'SELECT reason, event_id, account_id FROM gigs.reconcile_gig_accounts(convert_from('
+		  . bytea_literal($list) . ", 'UTF8')::json, $time, "
+		  . ($everything ? 'true' : 'false')
+		  . ");\n");
+
+	$self->{ndeliveries} += @$objects;
+	push @{ $self->{undoable} }, $taken;
+	$self->then(
+		sub {
+			for my $object (sort { $a->{account} cmp $b->{account} } @$objects)
+			{
+				my ($event_id, $received_at) = (undef, $self->{last_at});
+				my $reason = $self->{rules}->reason($object, $fetched_at, $everything);
+
+				$self->{outcomes}{ $reason || 'not reconciled' }++;
+				next if !$reason;
+				($event_id, $received_at) = @{ shift @{ $self->{logged} } || [ 0, 0 ] }
+				  if !$taken->{is_undone};
+				$received_at = $fetched_at if defined $fetched_at;
+				$self->{last_at} = $received_at if !defined $fetched_at;
+				$self->{rules}->apply(
+					{
+						verdict => 'accepted',
+						event => $object,
+						name => '',
+						body => $object->{body}
+					},
+					$event_id,
+					$received_at);
+				push @{ $call->{lines} }, join '|', $reason,
+				  defined $event_id ? $event_id : '*', $object->{account};
+			}
 		});
 	return;
 }
