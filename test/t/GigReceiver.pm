@@ -24,7 +24,6 @@ use FindBin;
 use HTTP::Tiny;
 use IO::Select;
 use IO::Socket::INET;
-use IPC::Run ();
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -32,13 +31,13 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
 use lib $FindBin::RealBin;
+use GigPrograms;
 use GigTest;
 
 our @EXPORT = qw(hook signed_request request read_answer answer_of is_closed);
 
 my $path = '/webhooks/argyle';
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
-my @receivers;
 
 # ---------------------------------------------------------------------------
 # The program
@@ -49,14 +48,12 @@ sub new
 {
 	my ($class, $connstr, @options) = @_;
 	my $self = bless {
-		port => PostgreSQL::Test::Cluster::get_free_port(),
-		admin_port => PostgreSQL::Test::Cluster::get_free_port(),
-		log => sprintf('%s/receiver_%d_%d.log', $PostgreSQL::Test::Utils::log_path, $$, scalar @receivers),
+		port => free_port(),
+		admin_port => free_port(),
 		connstr => $connstr,
 		options => \@options,
 	}, $class;
 
-	push @receivers, $self;
 	$self->start;
 	return $self;
 }
@@ -65,16 +62,15 @@ sub start
 {
 	my ($self) = @_;
 
-	# of servers, nothing can be said
-	local $ENV{ASAN_OPTIONS} = "$ENV{ASAN_OPTIONS}:detect_leaks=1" if $ENV{ASAN_OPTIONS};
-	$self->{run} = IPC::Run::start(
-		[
+	$self->{program} = start_program(
+		command => [
 			'gigs_receiver', '--database', $self->{connstr},
 			'--listen', "127.0.0.1:$self->{port}",
 			'--admin', "127.0.0.1:$self->{admin_port}",
 			@{ $self->{options} }
 		],
-		'<', \undef, '>>', $self->{log}, '2>>', $self->{log});
+		# of servers, nothing can be said
+		env => { $ENV{ASAN_OPTIONS} ? (ASAN_OPTIONS => "$ENV{ASAN_OPTIONS}:detect_leaks=1") : () });
 	$self->wait_for('to live', sub { $self->admin('/live') =~ /^200/ });
 	return;
 }
@@ -87,7 +83,7 @@ sub wait_for
 
 	until ($condition->())
 	{
-		die "waited in vain for the receiver $what: " . slurp_file($self->{log}) if time > $end;
+		die "waited in vain for the receiver $what: " . $self->log_text if time > $end;
 		sleep 0.02;
 	}
 	return;
@@ -110,57 +106,16 @@ sub wait_for_waiting
 	return;
 }
 
-sub terminate
-{
-	my ($self) = @_;
+# Asks a receiver to end.  finish() waits for that, and returns the exit code.
+sub terminate { my ($self) = @_; kill 'TERM', $self->{program}{pid}; return }
 
-	$self->{run}->signal('TERM');
-	return;
-}
+sub finish { my ($self) = @_; return end_of($self->{program}) }
 
-# Waits for the end of a receiver.  Returns its exit code.
-sub finish
-{
-	my ($self) = @_;
-	my $run = delete $self->{run};
+sub stop { my ($self) = @_; return stop_program($self->{program}) }
 
-	eval { $run->finish } or die "the receiver did not end: $@";
-	return $run->full_result(0);
-}
+sub kill_hard { my ($self) = @_; return stop_program($self->{program}, 'KILL') }
 
-sub stop
-{
-	my ($self) = @_;
-
-	$self->terminate;
-	return $self->finish;
-}
-
-sub kill_hard
-{
-	my ($self) = @_;
-
-	$self->{run}->signal('KILL');
-	$self->finish;
-	return;
-}
-
-sub log_text
-{
-	my ($self) = @_;
-
-	return slurp_file($self->{log});
-}
-
-END
-{
-	local $?;
-	for my $receiver (grep { $_->{run} } @receivers)
-	{
-		$receiver->{run}->signal('KILL');
-		eval { $receiver->{run}->finish };
-	}
-}
+sub log_text { my ($self) = @_; return output_of($self->{program}) }
 
 # Asks the admin address.  Returns the status and the content.
 sub admin
