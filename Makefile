@@ -16,7 +16,7 @@ PGFILEDESC = "gigs_webhooks - receives Argyle gigs webhooks"
 PG_CONFIG ?= pg_config
 
 script_goals = bench check check-asan check-cassert check-citus check-valgrind \
-	check-versions coverage demo format fuzz lint torture
+	check-versions coverage demo demo-down demo-up format fuzz lint torture
 other_goals = $(filter-out $(script_goals),$(MAKECMDGOALS))
 
 # PGXS is not read for these: PostgreSQL may be missing until scripts/setup has
