@@ -50,7 +50,7 @@ func ingest(ctx context.Context, body []byte, signature *string) (r row, err err
 	return
 }
 
-func answer(w http.ResponseWriter, status int, body map[string]interface{}) {
+func answer(w http.ResponseWriter, status int, body map[string]any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(body)
@@ -59,12 +59,12 @@ func answer(w http.ResponseWriter, status int, body map[string]interface{}) {
 func receive(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		answer(w, 405, map[string]interface{}{"message": "method not allowed"})
+		answer(w, 405, map[string]any{"message": "method not allowed"})
 		return
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if err != nil {
-		answer(w, 413, map[string]interface{}{"message": "body is too large"})
+		answer(w, 413, map[string]any{"message": "body is too large"})
 		return
 	}
 	var signature *string
@@ -79,15 +79,15 @@ func receive(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		log.Printf("cannot ingest webhook: %v", err)
 		w.Header().Set("Retry-After", "5")
-		answer(w, 503, map[string]interface{}{"message": "try again later"})
+		answer(w, 503, map[string]any{"message": "try again later"})
 	case result.outcome == "rejected":
 		status, known := statusOf[result.sqlstate]
 		if !known {
 			status = 400
 		}
-		answer(w, status, map[string]interface{}{"outcome": result.outcome, "message": result.message})
+		answer(w, status, map[string]any{"outcome": result.outcome, "message": result.message})
 	default:
-		answer(w, 200, map[string]interface{}{"outcome": result.outcome, "event_id": result.eventID})
+		answer(w, 200, map[string]any{"outcome": result.outcome, "event_id": result.eventID})
 	}
 }
 

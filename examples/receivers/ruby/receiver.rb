@@ -49,19 +49,11 @@ def answer(status, body, headers = {})
   halt status, { 'Content-Type' => 'application/json' }.merge(headers), JSON.generate(body)
 end
 
-# Sinatra would parse the body of a form before the route can read it, and so would
-# method_override.
-class RawBody
-  def initialize(app)
-    @app = app
-  end
-
-  def call(env)
-    @app.call(env.merge('CONTENT_TYPE' => 'application/octet-stream'))
-  end
+# Otherwise Sinatra parses the body of a form before the route can read it.
+class Rack::Request
+  def form_data? = false
+  def parseable_data? = false
 end
-use RawBody
-disable :method_override
 
 set :environment, :production
 set :server, :puma
@@ -71,7 +63,7 @@ set :logging, false
 set :quiet, true
 
 post PATH do
-  body = request.body.read(LIMIT + 1) || ''
+  body = request.body&.read(LIMIT + 1) || ''
   answer 413, message: 'body is too large' if body.bytesize > LIMIT
   # Bytes that are not UTF-8 are no text for the database.
   signature = request.get_header('HTTP_X_ARGYLE_SIGNATURE')&.dup&.force_encoding('UTF-8')&.scrub('?')
