@@ -106,7 +106,8 @@ sub build
 	die "could not build $receiver->{name}: $output";
 }
 
-my $node = start_node('receivers');
+# Only the receivers' own limit on bodies is tested.
+my $node = start_node('receivers', "gigs_webhooks.max_body_size = '16MB'");
 
 # The receivers find functions in the schema "failing" first.  These have a commit
 # fail as often, and with such an SQLSTATE, as a row of "failing.plan" says.  A
@@ -415,6 +416,53 @@ for my $receiver (@running)
 		note sprintf '%s: %.1f s', $receiver->{name}, time - $begun;
 	};
 }
+
+# ---------------------------------------------------------------------------
+# nginx as the documentation configures it, in front of a receiver
+# ---------------------------------------------------------------------------
+
+my $page = slurp_file("$tree/doc/receive.md");
+my ($nginx) = grep { -x } map { "$_/nginx" } split(/:/, $ENV{PATH}), '/usr/sbin';
+
+# Starts nginx with the page's servers.  Only addresses and TLS are replaced.
+sub start_nginx
+{
+	my ($receiver) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir('nginx');
+	my $port = free_port();
+	my ($servers) = $page =~ /^```nginx\n(.*?)^```/ms or die 'the page has no configuration of nginx';
+
+	$servers =~ s/listen 443 ssl;/listen 127.0.0.1:$port;/ or die 'the page does not listen';
+	$servers =~ s/127\.0\.0\.1:8080/127.0.0.1:$receiver->{server}{port}/ or die 'the page names no receiver';
+	$servers =~ s/^ *ssl_certificate.*\n//mg;
+	append_to_file("$dir/conf", join "\n",
+		'daemon off;', "pid $dir/pid;", 'error_log stderr;', 'events {}', 'http {', 'access_log off;',
+		(map { "${_}_temp_path $dir/$_;" } qw(client_body proxy fastcgi uwsgi scgi)), $servers, '}', '');
+	return start_web_server('nginx', $port, {}, $nginx, '-e', 'stderr', '-p', $dir, '-c', "$dir/conf");
+}
+
+SKIP:
+{
+	skip('there is no nginx', 1) if !$nginx;
+	skip('there is no receiver', 1) if !@running;
+	subtest "nginx before $running[0]{name}" => sub {
+		my $proxied = { %{ $running[0] }, server => start_nginx($running[0]) };
+		my $body = event(90, '\\\\ \u00e4 ' . "\xc3\xa4");
+
+		$proxied->{session} = $node->background_psql($proxied->{name}, on_error_stop => 0);
+		accepts($proxied, 'a webhook is applied', 'applied', $body);
+		accepts($proxied, '... and then a duplicate', 'duplicate', $body);
+		rejects($proxied, 'a forged one is refused', 401, $body, headers(sign($body, 'a guess')));
+		rejects($proxied, '... and one without a signature', 401, $body, headers(undef));
+		accepts($proxied, 'a body of 8 MB is applied', 'applied', event(91, 'x' x ($limit - length event(91, ''))));
+		is(end_request(begin_request($proxied->{server}, 'POST', $path, headers(undef), 'x' x ($limit + 1))), 413, 'a larger body is refused');
+		is(request($proxied->{server}, 'POST', '/webhooks', {}, $body)->{status}, 404, 'another path is not found');
+		$proxied->{session}->quit;
+		stop_web_server($proxied->{server});
+	};
+}
+ok(index($page, slurp_file("$tree/examples/postgrest/argyle_webhook.sql")) >= 0,
+	'the page shows the function of examples/postgrest');
 
 # ---------------------------------------------------------------------------
 # The database goes away, and comes back
