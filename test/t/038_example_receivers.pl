@@ -53,7 +53,7 @@ my @receivers = (
 		needs => 'node and npm',
 		found => sub { runs('node', '--version') && runs('npm', '--version') },
 		from => 'examples/receivers/node',
-		build => [qw(npm ci --silent --no-audit --no-fund --fetch-retries=1 --loglevel=error)],
+		build => [qw(npm ci --no-audit --no-fund --fetch-retries=1 --loglevel=error)],
 		start => sub { 'node', 'receiver.js' },
 	},
 	{
@@ -190,8 +190,8 @@ for my $receiver (@receivers)
 	if ($missing eq '') { start($receiver); push @running, $receiver; next; }
   SKIP:
 	{
-		diag("$receiver->{name} is skipped: there is no $missing");
-		skip("there is no $missing", 1);
+		diag("$receiver->{name} is skipped, missing: $missing");
+		skip("missing: $missing", 1);
 	}
 }
 
