@@ -90,6 +90,8 @@ SELECT api.argyle_webhook('{}');
 RESET ROLE;
 RESET search_path;
 
+DROP TABLE body;
+DROP EXTENSION gigs_webhooks;
 DROP SCHEMA api, attack CASCADE;
 DROP OWNED BY regress_gigs_receiver, regress_gigs_anon, regress_gigs_other;
 DROP ROLE regress_gigs_receiver, regress_gigs_anon, regress_gigs_other;
