@@ -26,7 +26,7 @@ $SIG{$_} = sub { die "ended by a signal\n" } for qw(HUP INT TERM);
 END
 {
 	local $?;
-	stop_web_server($_) for @running;
+	stop_web_server($running[0]) while @running;
 }
 
 sub free_port { return PostgreSQL::Test::Cluster::get_free_port() }
