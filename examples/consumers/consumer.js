@@ -20,22 +20,19 @@ const env = { ARGYLE_URL: 'https://api.argyle.com', GIG_CONSUMER: 'fetcher', GIG
   GIG_EVENTS: 100, GIG_LEASE: '5 minutes', GIG_POLL: 2, ...process.env };
 const authorization = 'Basic ' + Buffer.from(`${env.ARGYLE_ID}:${env.ARGYLE_SECRET}`).toString('base64');
 
-// What is fetched is kept in temporary tables until all of the batch is there,
-// so that neither a long transaction nor memory is needed.
+// Fetched gigs are kept in temporary tables until all of a batch is there, so that
+// neither memory nor a long transaction is needed.
 const prepareSession = `
   SET TimeZone = 'UTC';
   CREATE TEMP TABLE work (account_id uuid PRIMARY KEY, windows tstzmultirange, removed_gigs uuid[]);
   CREATE TEMP TABLE fetched (gig_id uuid PRIMARY KEY, account_id uuid, start_datetime timestamptz, gig jsonb)`;
 const readWork = `
-  WITH read AS MATERIALIZED (
-    SELECT * FROM read_gig_work($1, $2, $3)
-  ), kept AS (
-    INSERT INTO work SELECT account_id, windows, removed_gigs FROM read
-  )
+  WITH read AS MATERIALIZED (SELECT * FROM read_gig_work($1, $2, $3)),
+    kept AS (INSERT INTO work SELECT account_id, windows, removed_gigs FROM read)
   SELECT batch, account_id,
     (SELECT json_agg(json_build_array(lower(w), upper(w))) FROM unnest(windows) AS w) AS windows
   FROM read`;
-// Two pages have the same gig if its start changed in between: the latter counts.
+// A gig whose start changes meanwhile can be on two pages: the later one counts.
 const keepPage = `
   INSERT INTO fetched
   SELECT (g->>'id')::uuid, $1, (g->>'start_datetime')::timestamptz, g
@@ -61,14 +58,8 @@ let stopping = false;
 let alarm = new AbortController();
 
 // Waits until there may be work, or the program is to end.
-function wait(seconds) {
-  return sleep(stopping ? 0 : seconds * 1000, null, { signal: alarm.signal }).catch(() => {});
-}
-
-function wake() {
-  alarm.abort();
-  alarm = new AbortController();
-}
+const wait = (seconds) => sleep(stopping ? 0 : seconds * 1000, null, { signal: alarm.signal }).catch(() => {});
+const wake = () => { alarm.abort(); alarm = new AbortController(); };
 
 // At most 20 accounts are fetched at a time, by all workers together.
 let slots = 20;
@@ -124,18 +115,16 @@ async function fetchAccount(db, { batch, account_id: account, windows }) {
 async function workOnce(db) {
   const { rows } = await db.query(readWork, [env.GIG_CONSUMER, env.GIG_EVENTS, env.GIG_LEASE]);
   if (rows.length === 0) return false;
-  const results = await Promise.allSettled(rows.map((row) => withSlot(() => fetchAccount(db, row))));
-  const failed = results.find((result) => result.status === 'rejected');
-  if (failed) throw failed.reason;
+  await Promise.all(rows.map((row) => withSlot(() => fetchAccount(db, row))));
   await db.query(finishWork(rows[0].batch));
   return true;
 }
 
-// Works until SIGTERM.  Whatever the database refuses, a batch that somebody else
-// has by now (40001) included, is rolled back with the session.
+// Works until SIGTERM.  Whatever the database refuses, such as to finish a batch that
+// another worker has by now (40001), is rolled back with the session.
 async function work() {
   for (let pause = 0.1; !stopping; pause = Math.min(pause * 2, 30)) {
-    const db = new pg.Client({ fallback_application_name: 'gig consumer' });
+    const db = new pg.Client({ keepAlive: true, connectionTimeoutMillis: 10_000 });
     db.on('notification', wake).on('error', () => {});
     try {
       await db.connect();
