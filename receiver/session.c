@@ -71,6 +71,7 @@ static CallResult CallIngest(Session *session, Post **posts, int nposts);
 static bool SendPosts(Session *session, Post **posts, int nposts);
 static CallResult JudgeResult(const PGresult *result, Post **posts, int nposts);
 static void ReadOutcome(const PGresult *result, int row, Post *post);
+static int RejectionStatus(const char *sqlstate);
 static char *DescribeRejection(const char *sqlstate, const char *message);
 static void StartArray(Buffer *buffer, int n, uint32_t element_type);
 static void AppendElement(Buffer *buffer, const char *value, size_t len);
@@ -370,7 +371,7 @@ ReadOutcome(const PGresult *result, int row, Post *post)
 		if (LogIsDue(&limit))
 			LogMessage(LOG_LEVEL_WARNING, "rejected a webhook: SQLSTATE %s",
 					   sqlstate);
-		post->status = strcmp(sqlstate, "28000") == 0 ? 401 : 400;
+		post->status = RejectionStatus(sqlstate);
 		post->text = DescribeRejection(sqlstate, PQgetvalue(result, row, 2));
 		return;
 	}
@@ -380,6 +381,19 @@ ReadOutcome(const PGresult *result, int row, Post *post)
 		if (strcmp(outcome, outcome_names[i]) == 0)
 			post->outcome = i;
 	}
+}
+
+/*
+ * Returns the HTTP status of a rejection: not authentic, too large, or else bad.
+ */
+static int
+RejectionStatus(const char *sqlstate)
+{
+	if (strcmp(sqlstate, "28000") == 0)
+		return 401;
+	if (strcmp(sqlstate, "54000") == 0)
+		return 413;
+	return 400;
 }
 
 static char *

@@ -69,6 +69,7 @@ my @answers = (
 	[ 'a body that is no JSON', 'nonsense', sign('nonsense', 'secret'), 400 ],
 	[ 'a body with a NUL', "\0", sign("\0", 'secret'), 400 ],
 	[ 'a body that is not UTF-8', "{\"name\": \"\xff\"}", 'a' x 128, 400 ],
+	[ 'a body that is nested too deeply', '[' x 200_000, 'a' x 128, 413 ],
 	[ 'an empty body', '', sign('', 'secret'), 400 ],
 	[ 'an unsigned event that is not understood', $unsigned, undef, 400 ]);
 is($receiver->post($_->[1], $_->[2]), $_->[3], "$_->[0]: $_->[3]") for @answers;
