@@ -23,7 +23,7 @@ plan skip_all => 'no consumer can be run: neither Python with psycopg nor Node w
 my $seconds = $ENV{GIGS_SECONDS} || ($ENV{GIGS_LONG} ? 3600 : 45);
 my $node = start_node('mirror', 'restart_after_crash = on', "log_min_messages = 'fatal'", 'max_connections = 60');
 my $mirror = GigMirror->new($node,
-	accounts => 300, gigs => 20, rate => 60, gone => 0.005, sync_seconds => 10,
+	accounts => 300, gigs => 20, rate => 60, gone => 0.003, sync_seconds => 10,
 	doubled => 0.1, late => 0.2, late_by => 3, broken => 0.02, limited => 0.02, slow => 0.01, slow_by => 1);
 
 # ---------------------------------------------------------------------------
@@ -34,6 +34,7 @@ my $end = time + $seconds;
 while (time < $end)
 {
 	$mirror->disturb;
+	$mirror->connect if chance(0.3);
 	sleep rand 1.5;
 }
 $mirror->settle;

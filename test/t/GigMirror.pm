@@ -190,6 +190,9 @@ sub wait_for_server
 # Makes so many changes, even if the stand-in makes no more by itself.
 sub change { my ($self, $n) = @_; ask_argyle($self->{argyle}, 'change', {}) for 1 .. $n; return }
 
+# Connects an account, in place of those that go.
+sub connect { my ($self) = @_; ask_argyle($self->{argyle}, 'change', { kind => 'connected' }); return }
+
 # Changes settings of the stand-in.
 sub set { my ($self, %settings) = @_; ask_argyle($self->{argyle}, 'settings', \%settings); return }
 
