@@ -74,6 +74,8 @@ static const struct
 	[COUNT_RETRIES] =
 		{"gigs_receiver_retries_total",
 		 "Batches tried again after a serialization failure or deadlock."},
+	[COUNT_FAILED] = {"gigs_receiver_failures_total",
+					  "Webhooks that the database refused with an error."},
 };
 static uint64_t counters[COUNTERS];
 

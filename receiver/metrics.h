@@ -18,6 +18,7 @@ typedef enum Counter
 	COUNT_CONNECTS,
 	COUNT_LOST,
 	COUNT_RETRIES,
+	COUNT_FAILED,
 	COUNTERS
 } Counter;
 

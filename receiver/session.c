@@ -259,8 +259,10 @@ IngestPosts(Session *session, Post **posts, int nposts)
 		IngestPosts(session, posts + half, nposts - half);
 		return;
 	}
+	if (result == CALL_FAILED)
+		Count(COUNT_FAILED);
 	for (int i = 0; i < nposts; i++)
-		posts[i]->status = result == CALL_FAILED ? 500 : 503;
+		posts[i]->status = 503;
 }
 
 static CallResult

@@ -46,7 +46,11 @@ sub python
 
 sub free_port { return PostgreSQL::Test::Cluster::get_free_port() }
 
-# Starts a program, and waits for a line of its output if there is to be one.
+# A signal ends the test by way of END.
+$SIG{$_} = sub { die "ended by a signal\n" } for qw(HUP INT TERM);
+
+# Starts a program, and waits for a line of its output if there is to be one.  It
+# gets a process group, so that what it starts ends with it.
 # Takes command, env (a hash) and ready (a pattern).  Standard output and error go
 # to one file, which output_of() returns.
 sub start_program
@@ -59,12 +63,15 @@ sub start_program
 	die "cannot fork: $!" if !defined $pid;
 	if ($pid == 0)
 	{
+		POSIX::setpgid(0, 0);
 		@ENV{ keys %{ $options{env} } } = values %{ $options{env} };
 		open STDIN, '<', '/dev/null' or POSIX::_exit(126);
 		open STDOUT, '>', $output or POSIX::_exit(126);
 		open STDERR, '>&', \*STDOUT or POSIX::_exit(126);
 		exec { $options{command}[0] } @{ $options{command} } or POSIX::_exit(127);
 	}
+	# The child does so, too; whichever comes first.
+	POSIX::setpgid($pid, $pid);
 	my $program = { pid => $pid, output => $output, name => join ' ', @{ $options{command} } };
 
 	$running{$pid} = $program;
@@ -94,13 +101,13 @@ sub wait_for_output
 	}
 }
 
-# Sends a signal to a program, SIGTERM by default, and waits for its end.  Returns
+# Sends a signal to a program and what it has started, SIGTERM by default, and waits for its end.  Returns
 # its exit code, or minus the number of the signal that ended it.
 sub stop_program
 {
 	my ($program, $signal) = @_;
 
-	kill $signal || 'TERM', $program->{pid};
+	kill $signal || 'TERM', -$program->{pid};
 	return end_of($program);
 }
 
@@ -109,8 +116,11 @@ sub end_of
 	my ($program) = @_;
 
 	waitpid $program->{pid}, 0;
+	my $status = $?;
+
 	delete $running{ $program->{pid} };
-	return $? & 127 ? -($? & 127) : $? >> 8;
+	kill 'KILL', -$program->{pid};
+	return $status & 127 ? -($status & 127) : $status >> 8;
 }
 
 # ---------------------------------------------------------------------------
@@ -159,7 +169,7 @@ END
 
 	for my $pid (keys %running)
 	{
-		kill 'KILL', $pid;
+		kill 'KILL', -$pid;
 		waitpid $pid, 0;
 	}
 	$? = $status;
