@@ -94,24 +94,35 @@ my @receivers = (
 		start => sub { 'php', '-S', "127.0.0.1:$_[0]", 'receiver.php' },
 	});
 
-# Builds a receiver in a copy of its directory.  Returns what is missing.
-sub build
+# Starts building a receiver in a copy of its directory.
+sub begin_build
 {
 	my ($receiver) = @_;
 	my $dir = PostgreSQL::Test::Utils::tempdir($receiver->{name}) . '/build';
-	my $output = '';
 
-	return $receiver->{needs} if !$receiver->{found}->();
+	return if !$receiver->{found}->();
 	$receiver->{dir} = '.';
-	return '' if !$receiver->{from};
+	return if !$receiver->{from};
 	PostgreSQL::Test::RecursiveCopy::copypath("$tree/$receiver->{from}", $dir,
-		filterfn => sub { $_[0] ne "node_modules" });
+		filterfn => sub { $_[0] ne 'node_modules' });
 	$receiver->{dir} = $dir;
-	return '' if !$receiver->{build};
+	return if !$receiver->{build};
 	local %ENV = (%ENV, GOCACHE => "$dir/.cache", %{ $receiver->{env} || {} });
-	return '' if IPC::Run::run($receiver->{build}, '<', \undef, '>&', \$output, init => sub { chdir $dir });
-	return "the registry of $receiver->{build}[0]" if $output =~ /ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT/;
-	die "could not build $receiver->{name}: $output";
+	$receiver->{output} = '';
+	$receiver->{run} = IPC::Run::start($receiver->{build}, '<', \undef, '>&', \$receiver->{output}, init => sub { chdir $dir });
+	return;
+}
+
+# Returns what is missing, once the receiver is built.
+sub end_build
+{
+	my ($receiver) = @_;
+	my $run = delete $receiver->{run};
+
+	return $receiver->{needs} if !$receiver->{dir};
+	return '' if !$run || $run->finish;
+	return "the registry of $receiver->{build}[0]" if $receiver->{output} =~ /ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT/;
+	die "could not build $receiver->{name}: $receiver->{output}";
 }
 
 # Only the receivers' own limit on bodies is tested.
@@ -190,9 +201,10 @@ sub start
 }
 
 my @running;
+begin_build($_) for @receivers;
 for my $receiver (@receivers)
 {
-	my $missing = build($receiver);
+	my $missing = end_build($receiver);
 
 	if ($missing eq '') { start($receiver); push @running, $receiver; next; }
   SKIP:

@@ -24,7 +24,7 @@ REPEAT = ("40001", "40P01", "08", "57P")
 
 # libpq takes the PG* variables.
 pool = AsyncConnectionPool(os.environ.get("DATABASE_URL", ""), open=False, min_size=1, max_size=10,
-                           timeout=5, reconnect_timeout=5)
+                           timeout=3, reconnect_timeout=3)
 
 
 # The connection commits when its block ends.  To repeat it is safe: what was
