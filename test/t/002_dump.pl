@@ -109,6 +109,9 @@ query('source',
 	  . bytea_literal(payload('gigs.removed')) . ', '
 	  . text_literal(sign(payload('gigs.removed'), 'current'))
 	  . "), ('junk', NULL)");
+query('source', q{
+	SELECT FROM reconcile_gig_accounts('{"id": "0187c66e-e7e5-811c-b006-2232f00f426a", "user": "018051aa-f7a9-a0db-2f38-6cfa325e9d69",
+		"availability": {"gigs": {"status": "synced", "available_count": 2390}}}')});
 
 # A webhook that this version does not know, and one that only an earlier version
 # did not know.

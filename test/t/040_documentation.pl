@@ -150,8 +150,9 @@ $node->stop;
 
 SKIP:
 {
+	my $pg_config = $ENV{PG_CONFIG} || 'pg_config';
 	my ($libraries, $extensions) =
-	  map { chomp(my $path = `"$ENV{PG_CONFIG}" $_`); $path } '--pkglibdir', '--sharedir';
+	  map { chomp(my $path = `"$pg_config" $_`); $path } '--pkglibdir', '--sharedir';
 
 	skip 'Citus is not installed', 1
 	  if !-e "$libraries/citus.so" || !-e "$extensions/extension/citus.control";
