@@ -37,10 +37,13 @@ const readWork = `
   FROM read`;
 // A gig whose start changes meanwhile can be on two pages: the later one counts.
 const keepPage = `
-  INSERT INTO fetched
-  SELECT (g->>'id')::uuid, $1, (g->>'start_datetime')::timestamptz, g
-  FROM jsonb_array_elements($2::jsonb->'results') AS g
-  ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig`;
+  WITH page AS MATERIALIZED (SELECT $2::jsonb AS page), kept AS (
+    INSERT INTO fetched
+    SELECT (g->>'id')::uuid, $1, (g->>'start_datetime')::timestamptz, g
+    FROM page, jsonb_array_elements(page->'results') AS g
+    ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig
+  )
+  SELECT page->>'next' AS next FROM page`;
 // A gig without a start is found by the window that is open at both ends.
 const finishWork = (batch) => `
   BEGIN;
@@ -95,9 +98,8 @@ async function fetchAccount(query, { batch, account_id: account, windows }) {
       if (from !== null) first.searchParams.set('from_start_datetime', from);
       if (to !== null) first.searchParams.set('to_start_datetime', to);
       for (let url = first; url !== null;) {
-        const text = await get(url);
-        const { next } = JSON.parse(text);
-        await query({ name: 'keepPage', text: keepPage, values: [account, text] });
+        const page = await get(url);
+        const { rows: [{ next }] } = await query({ name: 'keepPage', text: keepPage, values: [account, page] });
         url = next && new URL(next, first);
         if (url && url.origin !== first.origin) throw new Error(`refusing to follow ${next}`);
       }

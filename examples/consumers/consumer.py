@@ -16,7 +16,6 @@ table of gig.sql.  SIGTERM ends the program after the batches at hand.
 import base64
 import concurrent.futures
 import http.client
-import json
 import os
 import select
 import signal
@@ -45,10 +44,13 @@ READ_WORK = """
     FROM read"""
 # A gig whose start changes meanwhile can be on two pages: the later one counts.
 KEEP_PAGE = """
-    INSERT INTO fetched
-    SELECT (g->>'id')::uuid, %s, (g->>'start_datetime')::timestamptz, g
-    FROM jsonb_array_elements(%s::jsonb->'results') AS g
-    ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig"""
+    WITH page AS MATERIALIZED (SELECT %(page)s::jsonb AS page), kept AS (
+        INSERT INTO fetched
+        SELECT (g->>'id')::uuid, %(account)s, (g->>'start_datetime')::timestamptz, g
+        FROM page, jsonb_array_elements(page->'results') AS g
+        ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig
+    )
+    SELECT page->>'next' FROM page"""
 # A gig without a start is found by the window that is open at both ends.
 FINISH_WORK = """
     BEGIN;
@@ -99,9 +101,7 @@ def fetch_account(db, batch, account, windows):
             query = {'account': account, 'from_start_datetime': first, 'to_start_datetime': last, 'limit': 200}
             path = '/v2/gigs?' + urllib.parse.urlencode({k: v for k, v in query.items() if v is not None})
             while path:
-                page = get(path)
-                db.execute(KEEP_PAGE, [account, page])
-                following = json.loads(page)['next']
+                following, = db.execute(KEEP_PAGE, {'account': account, 'page': get(path)}).fetchone()
                 path = following and '/v2/gigs?' + urllib.parse.urlsplit(following).query
     except Exception as error:
         if getattr(error, 'code', None) == 404:
