@@ -2,8 +2,7 @@
 // the table of gig.sql.  SIGTERM ends it after the batches at hand.
 //
 //   PG*              the database; PGOPTIONS may set search_path
-//   ARGYLE_URL       https://api.argyle.com
-//   ARGYLE_ID, ARGYLE_SECRET
+//   ARGYLE_ID, ARGYLE_SECRET, ARGYLE_URL (https://api.argyle.com)
 //   GIG_CONSUMER     the consumer, which must exist (fetcher)
 //   GIG_WORKERS      workers; more than the consumer has parts are idle (4)
 //   GIG_EVENTS       events of a batch at most (100)
@@ -44,17 +43,18 @@ const keepPage = `
     ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig
   )
   SELECT page->>'next' AS next FROM page`;
-// A gig without a start is found by the window that is open at both ends.
+// A gig without a start is found by the window that is open at both ends.  Without
+// statistics of the temporary table, all gigs would be read.
 const finishWork = (batch) => `
   BEGIN;
+  ANALYZE work;
   DELETE FROM gig USING work
   WHERE gig.account_id = work.account_id
     AND (work.windows @> gig.start_datetime OR work.windows = '{(,)}' OR gig.gig_id = ANY (work.removed_gigs))
     AND NOT EXISTS (SELECT FROM fetched WHERE fetched.gig_id = gig.gig_id);
   INSERT INTO gig (gig_id, account_id, start_datetime, gig)
   SELECT gig_id, account_id, start_datetime, gig FROM fetched
-  ON CONFLICT (gig_id) DO UPDATE
-  SET account_id = excluded.account_id, start_datetime = excluded.start_datetime, gig = excluded.gig
+  ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig
   WHERE gig.gig <> excluded.gig;
   SELECT finish_gig_work(${batch});
   TRUNCATE work, fetched;
@@ -140,9 +140,8 @@ async function work() {
     } catch (error) {
       console.error(`consumer: ${error}`);
       await wait(pause);
-    } finally {
-      await db.end().catch(() => {});
     }
+    await db.end().catch(() => {});
   }
 }
 
