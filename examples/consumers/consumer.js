@@ -34,17 +34,17 @@ const readWork = `
   SELECT batch, account_id,
     (SELECT json_agg(json_build_array(lower(w), upper(w))) FROM unnest(windows) AS w) AS windows
   FROM read`;
-// A gig whose start changes meanwhile can be on two pages: the later one counts.
+// A gig whose start changes meanwhile can be on two pages: the later one counts.  An
+// answer without results is an error, so that it does not look like no gigs.
 const keepPage = `
   WITH page AS MATERIALIZED (SELECT $2::jsonb AS page), kept AS (
     INSERT INTO fetched
     SELECT (g->>'id')::uuid, $1, (g->>'start_datetime')::timestamptz, g
-    FROM page, jsonb_array_elements(page->'results') AS g
+    FROM page, jsonb_path_query(page, 'strict $.results[*]') AS g
     ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig
   )
   SELECT page->>'next' AS next FROM page`;
-// A gig without a start is found by the window that is open at both ends.  Without
-// statistics of the temporary table, all gigs would be read.
+// Without ANALYZE, all gigs would be read.  The window '{(,)}' has gigs without a start, too.
 const finishWork = (batch) => `
   BEGIN;
   ANALYZE work;
