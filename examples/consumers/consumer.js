@@ -2,8 +2,7 @@
 // the table of gig.sql.  SIGTERM ends it after the batches at hand.
 //
 //   PG*              the database; PGOPTIONS may set search_path
-//   ARGYLE_URL       https://api.argyle.com
-//   ARGYLE_ID, ARGYLE_SECRET
+//   ARGYLE_ID, ARGYLE_SECRET, ARGYLE_URL (https://api.argyle.com)
 //   GIG_CONSUMER     the consumer, which must exist (fetcher)
 //   GIG_WORKERS      workers; more than the consumer has parts are idle (4)
 //   GIG_EVENTS       events of a batch at most (100)
@@ -18,6 +17,9 @@ const pg = require('pg');
 
 const env = { ARGYLE_URL: 'https://api.argyle.com', GIG_CONSUMER: 'fetcher', GIG_WORKERS: 4,
   GIG_EVENTS: 100, GIG_LEASE: '5 minutes', GIG_POLL: 2, ...process.env };
+// At most 20 requests are sent at a time, by all workers together.
+const http = require(env.ARGYLE_URL.startsWith('https:') ? 'node:https' : 'node:http');
+const agent = new http.Agent({ keepAlive: true, maxSockets: 20 });
 const authorization = 'Basic ' + Buffer.from(`${env.ARGYLE_ID}:${env.ARGYLE_SECRET}`).toString('base64');
 
 // Fetched gigs are kept in temporary tables until all of a batch is there, so that
@@ -32,23 +34,27 @@ const readWork = `
   SELECT batch, account_id,
     (SELECT json_agg(json_build_array(lower(w), upper(w))) FROM unnest(windows) AS w) AS windows
   FROM read`;
-// A gig whose start changes meanwhile can be on two pages: the later one counts.
+// A gig whose start changes meanwhile can be on two pages: the later one counts.  An
+// answer without results is an error, so that it does not look like no gigs.
 const keepPage = `
-  INSERT INTO fetched
-  SELECT (g->>'id')::uuid, $1, (g->>'start_datetime')::timestamptz, g
-  FROM jsonb_array_elements($2::jsonb->'results') AS g
-  ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig`;
-// A gig without a start is found by the window that is open at both ends.
+  WITH page AS MATERIALIZED (SELECT $2::jsonb AS page), kept AS (
+    INSERT INTO fetched
+    SELECT (g->>'id')::uuid, $1, (g->>'start_datetime')::timestamptz, g
+    FROM page, jsonb_path_query(page, 'strict $.results[*]') AS g
+    ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig
+  )
+  SELECT page->>'next' AS next FROM page`;
+// Without ANALYZE, all gigs would be read.  The window '{(,)}' has gigs without a start, too.
 const finishWork = (batch) => `
   BEGIN;
+  ANALYZE work;
   DELETE FROM gig USING work
   WHERE gig.account_id = work.account_id
     AND (work.windows @> gig.start_datetime OR work.windows = '{(,)}' OR gig.gig_id = ANY (work.removed_gigs))
     AND NOT EXISTS (SELECT FROM fetched WHERE fetched.gig_id = gig.gig_id);
   INSERT INTO gig (gig_id, account_id, start_datetime, gig)
   SELECT gig_id, account_id, start_datetime, gig FROM fetched
-  ON CONFLICT (gig_id) DO UPDATE
-  SET account_id = excluded.account_id, start_datetime = excluded.start_datetime, gig = excluded.gig
+  ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig
   WHERE gig.gig <> excluded.gig;
   SELECT finish_gig_work(${batch});
   TRUNCATE work, fetched;
@@ -61,38 +67,39 @@ let alarm = new AbortController();
 const wait = (seconds) => sleep(stopping ? 0 : seconds * 1000, null, { signal: alarm.signal }).catch(() => {});
 const wake = () => { alarm.abort(); alarm = new AbortController(); };
 
-// At most 20 accounts are fetched at a time, by all workers together.
-let slots = 20;
-const queue = [];
-async function withSlot(task) {
-  await (slots > 0 ? slots-- : new Promise((resolve) => queue.push(resolve)));
-  try {
-    return await task();
-  } finally {
-    queue.length > 0 ? queue.shift()() : slots++;
-  }
+// Returns a function that runs queries one after the other.
+function serialize(db, last = Promise.resolve()) {
+  return (...query) => (last = last.catch(() => {}).then(() => db.query(...query)));
 }
 
-async function get(url) {
-  const response = await fetch(url, { headers: { authorization }, signal: AbortSignal.timeout(30_000) });
-  const text = await response.text();
-  if (response.ok) return text;
-  const error = new Error(`${response.status} ${response.statusText}`);
-  throw Object.assign(error, { status: response.status, after: response.headers.get('retry-after') });
+// Returns the body of an answer.  The API may have closed a connection that was kept alive.
+function get(url) {
+  return new Promise((resolve, reject) => {
+    const request = http.get(url, { agent, headers: { authorization }, timeout: 30_000 }, (response) => {
+      const { statusCode: status, statusMessage, headers } = response;
+      let text = '';
+      response.setEncoding('utf8').on('error', reject).on('data', (chunk) => { text += chunk; }).on('end', () => {
+        if (status === 200) resolve(text);
+        else reject(Object.assign(new Error(`${status} ${statusMessage}`), { status, after: headers['retry-after'] }));
+      });
+    });
+    request.on('timeout', () => request.destroy(new Error('no answer within 30 seconds')));
+    request.on('error', (error) => (
+      request.reusedSocket && error.code === 'ECONNRESET' ? resolve(get(url)) : reject(error)));
+  });
 }
 
 // Fetches the windows of an account.  If that fails, the account comes again
 // later: after the seconds that a 429 answer names, or after a growing pause.
-async function fetchAccount(db, { batch, account_id: account, windows }) {
+async function fetchAccount(query, { batch, account_id: account, windows }) {
   try {
     for (const [from, to] of windows) {
       const first = new URL(`/v2/gigs?account=${account}&limit=200`, env.ARGYLE_URL);
       if (from !== null) first.searchParams.set('from_start_datetime', from);
       if (to !== null) first.searchParams.set('to_start_datetime', to);
       for (let url = first; url !== null;) {
-        const text = await get(url);
-        const { next } = JSON.parse(text);
-        await db.query({ name: 'keepPage', text: keepPage, values: [account, text] });
+        const page = await get(url);
+        const { rows: [{ next }] } = await query({ name: 'keepPage', text: keepPage, values: [account, page] });
         url = next && new URL(next, first);
         if (url && url.origin !== first.origin) throw new Error(`refusing to follow ${next}`);
       }
@@ -100,24 +107,15 @@ async function fetchAccount(db, { batch, account_id: account, windows }) {
   } catch (error) {
     if (error.status === 404) {
       // The account is gone, and so are all of its gigs.
-      await db.query('DELETE FROM fetched WHERE account_id = $1', [account]);
-      await db.query("UPDATE work SET windows = '{(,)}' WHERE account_id = $1", [account]);
+      await query('DELETE FROM fetched WHERE account_id = $1', [account]);
+      await query("UPDATE work SET windows = '{(,)}' WHERE account_id = $1", [account]);
     } else {
       const after = /^\d+$/.test(error.after) ? error.after : null;
-      await db.query('SELECT retry_gig_work($1, $2, $3, make_interval(secs => $4))',
+      await query('SELECT retry_gig_work($1, $2, $3, make_interval(secs => $4))',
         [batch, account, String(error), after]);
-      await db.query('DELETE FROM work WHERE account_id = $1', [account]);
+      await query('DELETE FROM work WHERE account_id = $1', [account]);
     }
   }
-}
-
-// Works on one batch.  Returns whether there was one.
-async function workOnce(db) {
-  const { rows } = await db.query(readWork, [env.GIG_CONSUMER, env.GIG_EVENTS, env.GIG_LEASE]);
-  if (rows.length === 0) return false;
-  await Promise.all(rows.map((row) => withSlot(() => fetchAccount(db, row))));
-  await db.query(finishWork(rows[0].batch));
-  return true;
 }
 
 // Works until SIGTERM.  Whatever the database refuses, such as to finish a batch that
@@ -125,23 +123,25 @@ async function workOnce(db) {
 async function work() {
   for (let pause = 0.1; !stopping; pause = Math.min(pause * 2, 30)) {
     const db = new pg.Client({ keepAlive: true, connectionTimeoutMillis: 10_000 });
-    db.on('notification', wake).on('error', () => {});
+    const query = serialize(db.on('notification', wake).on('error', () => {}));
     try {
       await db.connect();
-      await db.query(prepareSession);
-      if (env.GIG_CHANNEL) await db.query(`LISTEN ${db.escapeIdentifier(env.GIG_CHANNEL)}`);
+      await query(prepareSession);
+      if (env.GIG_CHANNEL) await query(`LISTEN ${db.escapeIdentifier(env.GIG_CHANNEL)}`);
       // A wrong ARGYLE_URL must not look like accounts that are gone.
       await get(new URL('/v2/accounts?limit=1', env.ARGYLE_URL));
       while (!stopping) {
-        if (await workOnce(db)) pause = 0.1;
-        else await wait(env.GIG_POLL);
+        const { rows } = await query(readWork, [env.GIG_CONSUMER, env.GIG_EVENTS, env.GIG_LEASE]);
+        await Promise.all(rows.map((row) => fetchAccount(query, row)));
+        if (rows.length === 0) { await wait(env.GIG_POLL); continue; }
+        await query(finishWork(rows[0].batch));
+        pause = 0.1;
       }
     } catch (error) {
       console.error(`consumer: ${error}`);
       await wait(pause);
-    } finally {
-      await db.end().catch(() => {});
     }
+    await db.end().catch(() => {});
   }
 }
 

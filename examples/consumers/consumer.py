@@ -3,8 +3,7 @@
 table of gig.sql.  SIGTERM ends the program after the batches at hand.
 
   PG*              the database; PGOPTIONS may set search_path
-  ARGYLE_URL       https://api.argyle.com
-  ARGYLE_ID, ARGYLE_SECRET
+  ARGYLE_ID, ARGYLE_SECRET, ARGYLE_URL (https://api.argyle.com)
   GIG_CONSUMER     the consumer, which must exist (fetcher)
   GIG_WORKERS      workers; more than the consumer has parts are idle (4)
   GIG_EVENTS       events of a batch at most (100)
@@ -16,7 +15,6 @@ table of gig.sql.  SIGTERM ends the program after the batches at hand.
 import base64
 import concurrent.futures
 import http.client
-import json
 import os
 import select
 import signal
@@ -43,23 +41,27 @@ READ_WORK = """
         kept AS (INSERT INTO work SELECT account_id, windows, removed_gigs FROM read)
     SELECT batch, account_id, (SELECT json_agg(json_build_array(lower(w), upper(w))) FROM unnest(windows) AS w)
     FROM read"""
-# A gig whose start changes meanwhile can be on two pages: the later one counts.
+# A gig whose start changes meanwhile can be on two pages: the later one counts.  An
+# answer without results is an error, so that it does not look like no gigs.
 KEEP_PAGE = """
-    INSERT INTO fetched
-    SELECT (g->>'id')::uuid, %s, (g->>'start_datetime')::timestamptz, g
-    FROM jsonb_array_elements(%s::jsonb->'results') AS g
-    ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig"""
-# A gig without a start is found by the window that is open at both ends.
+    WITH page AS MATERIALIZED (SELECT %(page)s::jsonb AS page), kept AS (
+        INSERT INTO fetched
+        SELECT (g->>'id')::uuid, %(account)s, (g->>'start_datetime')::timestamptz, g
+        FROM page, jsonb_path_query(page, 'strict $.results[*]') AS g
+        ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig
+    )
+    SELECT page->>'next' FROM page"""
+# Without ANALYZE, all gigs would be read.  The window '{(,)}' has gigs without a start, too.
 FINISH_WORK = """
     BEGIN;
+    ANALYZE work;
     DELETE FROM gig USING work
     WHERE gig.account_id = work.account_id
         AND (work.windows @> gig.start_datetime OR work.windows = '{(,)}' OR gig.gig_id = ANY (work.removed_gigs))
         AND NOT EXISTS (SELECT FROM fetched WHERE fetched.gig_id = gig.gig_id);
     INSERT INTO gig (gig_id, account_id, start_datetime, gig)
     SELECT gig_id, account_id, start_datetime, gig FROM fetched
-    ON CONFLICT (gig_id) DO UPDATE
-    SET account_id = excluded.account_id, start_datetime = excluded.start_datetime, gig = excluded.gig
+    ON CONFLICT (gig_id) DO UPDATE SET start_datetime = excluded.start_datetime, gig = excluded.gig
     WHERE gig.gig <> excluded.gig;
     SELECT finish_gig_work(%d);
     TRUNCATE work, fetched;
@@ -99,9 +101,7 @@ def fetch_account(db, batch, account, windows):
             query = {'account': account, 'from_start_datetime': first, 'to_start_datetime': last, 'limit': 200}
             path = '/v2/gigs?' + urllib.parse.urlencode({k: v for k, v in query.items() if v is not None})
             while path:
-                page = get(path)
-                db.execute(KEEP_PAGE, [account, page])
-                following = json.loads(page)['next']
+                following, = db.execute(KEEP_PAGE, {'account': account, 'page': get(path)}).fetchone()
                 path = following and '/v2/gigs?' + urllib.parse.urlsplit(following).query
     except Exception as error:
         if getattr(error, 'code', None) == 404:

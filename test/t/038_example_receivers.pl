@@ -406,9 +406,10 @@ sub check_pool
 {
 	my ($receiver) = @_;
 	my $session = $node->background_psql($receiver->{name}, on_error_stop => 0);
-	my ($locked, $other) = (event(60, 'locked') =~ s/_count": 1/_count": 2/r, event(70, ''));
+	my ($locked, $other) = (event(71, '') =~ s/_count": 1/_count": 2/r, event(70, ''));
 
-	ask($session, "BEGIN; SELECT FROM gigs.gig_account_sync WHERE account_id = '" . account(60) . "' FOR UPDATE");
+	accepts($receiver, 'an account is created', 'applied', event(71, ''));
+	ask($session, "BEGIN; SELECT FROM gigs.gig_account_sync WHERE account_id = '" . account(71) . "' FOR UPDATE");
 	my $waiting = begin_request($receiver->{server}, 'POST', $path, headers(sign($locked, $secret)), $locked);
 	wait_for_locks($node, $receiver->{name}, 1);
 	accepts($receiver, 'a webhook does not wait for that of a locked account', 'applied', $other);
