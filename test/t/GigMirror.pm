@@ -182,8 +182,14 @@ sub restart_node
 sub wait_for_server
 {
 	my ($self) = @_;
+	my $end = time + $timeout;
 
-	$self->{node}->poll_query_until('postgres', 'SELECT true') or die 'the server does not recover';
+	# psql may end before it has read the query, which IPC::Run dies of.
+	until (eval { $self->{node}->safe_psql('postgres', 'SELECT true') })
+	{
+		die 'the server does not recover' if time > $end;
+		sleep 0.1;
+	}
 	return;
 }
 
