@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 #
-# The measures over HTTP.  To be sourced by bench/run.
+# The measures over HTTP, of the receiver and of the consumer.  To be sourced by bench/run.
 #
 # A service is the receiver, or the one in Node that does its work itself.
 
@@ -159,4 +159,66 @@ run_memory() {
 measure_memory() {
 	stream memory --events 10000 --seed 11
 	measure "memory of the receiver with 10,000 waiting posts" 1 extension:memory:-
+}
+
+# ---------------------------------------------------------------------------
+# The consumer
+# ---------------------------------------------------------------------------
+
+# Asks the stand-in for Argyle for what it counts, as a Perl expression of $c.
+argyle_counts() {
+	perl -MHTTP::Tiny -MJSON::PP -e '
+		my $c = decode_json(HTTP::Tiny->new->get("$ARGV[0]/control/settled")->{content});
+		print eval($ARGV[1]), "\n"' "$argyle_url" "$1"
+}
+
+# Waits until a query returns true.
+wait_for_sql() {
+	local tries
+
+	for ((tries = 0; tries < 1200; tries++)); do
+		[[ $(sql -d run -c "$1") != t ]] || return 0
+		sleep 0.1
+	done
+	return 1
+}
+
+# The stand-in answers each request after a tenth of a second, and the consumer has 20
+# requests under way.  Prints how many times the seconds it takes that the answers take.
+run_consumer() {
+	local argyle_url argyle_pid began ended requests
+
+	start_service /usr/bin/python3 "$TREE/examples/argyle/argyle.py" --accounts "$accounts_fetched" --gigs 30 \
+		--slow 1 --slow-by 0.1 --seed 12
+	until grep -q '^listening on ' "$(service_log)"; do
+		sleep 0.1
+	done
+	argyle_url=$(sed -n 's/^listening on //p' "$(service_log)")
+	perl -MHTTP::Tiny -MJSON::PP -e '
+		my $taken = decode_json(HTTP::Tiny->new->post("$ARGV[0]/control/take")->{content});
+		printf "SELECT ingest_gig_event(\$b\$%s\$b\$, \x27%s\x27);\n", @$_{qw(body signature)} for @$taken' \
+		"$argyle_url" >"$SCRATCH/webhooks.sql"
+	sql -d run -c "SELECT create_gig_subscription('payroll', 'https://example.com/', 'secret')" \
+		-c "SELECT create_gig_consumer('fetcher', parts => 4, start_after => (SELECT max(event_id) FROM gig_event_log))" \
+		-f "$TREE/examples/consumers/gig.sql" -f "$SCRATCH/webhooks.sql" >/dev/null
+
+	began=$(date +%s.%N)
+	argyle_pid=$service_pid
+	start_service env PGDATABASE=run ARGYLE_URL="$argyle_url" ARGYLE_ID=id ARGYLE_SECRET=secret \
+		node "$TREE/examples/consumers/consumer.js"
+	wait_for_sql 'SELECT (events_behind, retries, working) = (0, 0, 0) FROM gig_consumer_status' ||
+		fail "the consumer does not get on: $(cat "$(service_log)")"
+	ended=$(date +%s.%N)
+	requests=$(argyle_counts '$c->{answers}{200}')
+	stop_service || fail "the consumer did not end"
+	service_pid=$argyle_pid
+	stop_service || fail "the stand-in did not end"
+	echo "$began $ended $requests" | awk '{ printf "%.3f\n", ($2 - $1) / ($3 * 0.1 / 20) }'
+}
+
+measure_consumer() {
+	accounts_fetched=$(scaled 2000)
+	(cd "$TREE/examples/consumers" && stage as_user npm ci --silent --no-audit --no-fund) >/dev/null 2>&1 ||
+		fail "the packages of examples/consumers could not be installed by npm"
+	measure "consumer in Node, 20 requests at a time" 1 extension:consumer:-
 }

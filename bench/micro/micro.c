@@ -78,7 +78,7 @@ VerifyAndParse(const Run *run, const Webhook *webhook)
 	unsigned char given[SIGNATURE_BYTES];
 	GigError error;
 	GigEvent event;
-	GigDocument *document = ReadGigDocument(webhook->body, webhook->len, &error);
+	GigDocument *document = ReadGigDocument(webhook->body, webhook->len, false, &error);
 
 	if (document == NULL)
 		elog(ERROR, "%s", error.message);
