@@ -82,7 +82,7 @@ HandleRequest(void *arg, struct MHD_Connection *connection, const char *url,
 	unsigned int status = 200;
 	char *text = NULL;
 	size_t text_len;
-	FILE *out = open_memstream(&text, &text_len);
+	FILE *out = OpenText(&text, &text_len);
 	struct MHD_Response *response;
 	enum MHD_Result result;
 

@@ -146,6 +146,20 @@ Format(const char *format, ...)
 	return text;
 }
 
+/*
+ * Opens a stream that writes into memory, which the caller must free after
+ * closing the stream.
+ */
+FILE *
+OpenText(char **text, size_t *len)
+{
+	FILE *out = open_memstream(text, len);
+
+	if (out == NULL)
+		FailForMemory();
+	return out;
+}
+
 static void
 FailForMemory(void)
 {

@@ -40,6 +40,7 @@ extern bool LogIsDue(LogLimit *limit);
 extern void PrintJsonString(FILE *out, const char *s);
 extern int64_t MonotonicTime(void);
 extern void *Reallocate(void *data, size_t size);
+extern FILE *OpenText(char **text, size_t *len);
 extern char *Format(const char *format, ...)
 	__attribute__((format(printf, 1, 2)));
 

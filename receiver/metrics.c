@@ -125,7 +125,7 @@ CountRequest(int status, int64_t microseconds)
 	snprintf(code, sizeof(code), "%d", status);
 	pthread_mutex_lock(&lock);
 	CountLabel(&requests, code);
-	Observe(HISTOGRAM_REQUEST_SECONDS, microseconds / 1e6);
+	Observe(HISTOGRAM_REQUEST_SECONDS, (double) microseconds / 1e6);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -150,7 +150,7 @@ CountBatch(int nevents, int64_t microseconds)
 {
 	pthread_mutex_lock(&lock);
 	Observe(HISTOGRAM_BATCH_EVENTS, nevents);
-	Observe(HISTOGRAM_BATCH_SECONDS, microseconds / 1e6);
+	Observe(HISTOGRAM_BATCH_SECONDS, (double) microseconds / 1e6);
 	last_commit = time(NULL);
 	pthread_mutex_unlock(&lock);
 }

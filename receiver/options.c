@@ -187,7 +187,7 @@ ReadEnvironment(const char **values, const char **config)
 
 		for (const char *c = table[i].name; *c != '\0'; c++)
 			variable[len++] =
-				*c == '-' ? '_' : (char) toupper((unsigned char) *c);
+				(char) (*c == '-' ? '_' : toupper((unsigned char) *c));
 		if (values[i] == NULL)
 			values[i] = getenv(variable);
 	}
@@ -241,7 +241,7 @@ ReadLine(const char *path, int number, char *line, const char **values)
 	while (end > value && isspace((unsigned char) end[-1]))
 		end--;
 	if (values[option] == NULL)
-		values[option] = strndup(value, end - value);
+		values[option] = Format("%.*s", (int) (end - value), value);
 }
 
 static int

@@ -81,7 +81,8 @@ static void AppendBytes(Buffer *buffer, const void *bytes, size_t len);
 void
 StartSessions(void)
 {
-	sessions = calloc(options.sessions, sizeof(Session));
+	sessions = Reallocate(NULL, options.sessions * sizeof(Session));
+	memset(sessions, 0, options.sessions * sizeof(Session));
 	for (int i = 0; i < options.sessions; i++)
 	{
 		if (pthread_create(&sessions[i].thread, NULL, RunSession,
@@ -403,7 +404,7 @@ DescribeRejection(const char *sqlstate, const char *message)
 {
 	char *text = NULL;
 	size_t len;
-	FILE *out = open_memstream(&text, &len);
+	FILE *out = OpenText(&text, &len);
 
 	fputs("{\"outcome\": \"rejected\", \"sqlstate\": ", out);
 	PrintJsonString(out, sqlstate);
@@ -432,7 +433,8 @@ static void
 AppendElement(Buffer *buffer, const char *value, size_t len)
 {
 	AppendInt32(buffer, value == NULL ? UINT32_MAX : (uint32_t) len);
-	AppendBytes(buffer, value, len);
+	if (value != NULL)
+		AppendBytes(buffer, value, len);
 }
 
 static void
@@ -451,7 +453,6 @@ AppendBytes(Buffer *buffer, const void *bytes, size_t len)
 		buffer->capacity = (buffer->len + len) * 2;
 		buffer->data = Reallocate(buffer->data, buffer->capacity);
 	}
-	if (len > 0)
-		memcpy(buffer->data + buffer->len, bytes, len);
+	memcpy(buffer->data + buffer->len, bytes, len);
 	buffer->len += len;
 }
