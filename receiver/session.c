@@ -155,8 +155,8 @@ PrepareSession(Session *session)
 }
 
 /*
- * Returns the schema of the extension, quoted, if the role may ingest.  Otherwise
- * closes the connection and returns NULL.
+ * Returns the schema of the extension, quoted, if the session can ingest.
+ * Otherwise closes the connection and returns NULL.
  */
 static char *
 FindExtension(Database *database)
@@ -166,6 +166,7 @@ FindExtension(Database *database)
 		"SELECT pg_catalog.quote_ident(n.nspname),"
 		" pg_catalog.has_schema_privilege(n.oid, 'USAGE')"
 		" AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE'),"
+		" pg_catalog.current_setting('transaction_read_only'),"
 		" pg_catalog.set_config('statement_timeout', $1, false)"
 		" FROM pg_catalog.pg_extension AS e, pg_catalog.pg_namespace AS n,"
 		" pg_catalog.pg_proc AS p"
@@ -192,6 +193,8 @@ FindExtension(Database *database)
 	else if (strcmp(PQgetvalue(result, 0, 1), "t") != 0)
 		RejectDatabase(database,
 					   "the role may not ingest; use grant_gig_receiver()");
+	else if (strcmp(PQgetvalue(result, 0, 2), "off") != 0)
+		RejectDatabase(database, "the session is read-only");
 	else
 		schema = strdup(PQgetvalue(result, 0, 0));
 	PQclear(result);
@@ -228,7 +231,7 @@ Work(Session *session)
 			LoseDatabase(database, NULL);
 		else if (MonotonicTime() - checked_at >= CHECK_INTERVAL)
 		{
-			/* the privilege may have been revoked */
+			/* the privilege may have been revoked, or the server demoted */
 			free(FindExtension(database));
 			checked_at = MonotonicTime();
 		}

@@ -138,6 +138,21 @@ is($late->post_hook(62, 1), '200 duplicate', '... by both');
 is($late->stop, 0, 'a receiver ends');
 
 # ---------------------------------------------------------------------------
+# A server that is demoted
+# ---------------------------------------------------------------------------
+
+# Its sessions stay, as they do when another server takes over.
+$node->append_conf('postgresql.conf', 'default_transaction_read_only = on');
+$node->reload;
+$node->poll_query_until('postgres', q{SELECT current_setting('default_transaction_read_only') = 'on'});
+is($receiver->post_hook(62, 2), 503, 'what is read-only does not ingest');
+$receiver->wait_for('not to be ready', sub { $receiver->admin('/ready') =~ /^503/ });
+$node->append_conf('postgresql.conf', 'default_transaction_read_only = off');
+$node->reload;
+$receiver->wait_ready;
+is($receiver->post_hook(62, 2), '200 applied', '... until it is no more');
+
+# ---------------------------------------------------------------------------
 # A role that may not
 # ---------------------------------------------------------------------------
 

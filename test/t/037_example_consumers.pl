@@ -481,7 +481,7 @@ SKIP:
 	skip 'node 18 is not installed', 1
 	  if system("node -e 'process.exit(parseInt(process.versions.node) >= 18 ? 0 : 1)' 2>/dev/null") != 0;
 	skip 'npm could not install the packages of examples/consumers', 1
-	  if system("cd '$directory' && npm ci --silent --no-audit --no-fund >/dev/null 2>&1") != 0;
+	  if !npm_ci($directory);
 	check_consumer('node', 'node', "$directory/consumer.js");
 }
 

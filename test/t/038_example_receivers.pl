@@ -121,7 +121,7 @@ sub end_build
 
 	return $receiver->{needs} if !$receiver->{dir};
 	return '' if !$run || $run->finish;
-	return "the registry of $receiver->{build}[0]" if $receiver->{output} =~ /ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT/;
+	return "the registry of $receiver->{build}[0]" if $receiver->{output} =~ /ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT|CERT/;
 	die "could not build $receiver->{name}: $receiver->{output}";
 }
 

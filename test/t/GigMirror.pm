@@ -45,7 +45,7 @@ sub commands
 
 	push @commands, [ $python, "$directory/consumer.py" ] if $python;
 	push @commands, [ 'node', "$directory/consumer.js" ]
-	  if system("cd $directory && npm ci --silent --no-audit --no-fund >/dev/null 2>&1") == 0;
+	  if npm_ci($directory);
 	return @commands;
 }
 

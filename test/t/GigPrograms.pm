@@ -18,7 +18,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
 our @EXPORT = qw(start_program stop_program end_of wait_for_output output_of free_port
-  start_argyle ask_argyle request_gigs python example);
+  start_argyle ask_argyle request_gigs python npm_ci example);
 
 my $python = '/usr/bin/python3';
 my $json = JSON::PP->new->utf8;
@@ -44,10 +44,20 @@ sub python
 	return $python;
 }
 
+# Installs the packages that a directory names.  Returns whether that is done: npm
+# may be missing, or not reach its registry.
+sub npm_ci
+{
+	my ($directory) = @_;
+
+	return system("cd '$directory' && npm ci --silent --no-audit --no-fund --fetch-retries=1 >/dev/null 2>&1") == 0;
+}
+
 sub free_port { return PostgreSQL::Test::Cluster::get_free_port() }
 
 # A signal ends the test by way of END.
-$SIG{$_} = sub { die "ended by a signal\n" } for qw(HUP INT TERM);
+my %signal_numbers = (HUP => POSIX::SIGHUP(), INT => POSIX::SIGINT(), TERM => POSIX::SIGTERM());
+$SIG{$_} = sub { die "ended by a signal\n" } for keys %signal_numbers;
 
 # Starts a program, and waits for a line of its output if there is to be one.  It
 # gets a process group, so that what it starts ends with it.
@@ -58,11 +68,16 @@ sub start_program
 	my (%options) = @_;
 	my $output =
 	  PostgreSQL::Test::Utils::tempdir('program') . '/output.' . ++$started;
+	# Before it is another program, the child must not end as this test does.
+	my $signals = POSIX::SigSet->new(values %signal_numbers);
+	POSIX::sigprocmask(POSIX::SIG_BLOCK(), $signals);
 	my $pid = fork;
 
 	die "cannot fork: $!" if !defined $pid;
 	if ($pid == 0)
 	{
+		$SIG{$_} = 'DEFAULT' for keys %signal_numbers;
+		POSIX::sigprocmask(POSIX::SIG_UNBLOCK(), $signals);
 		POSIX::setpgid(0, 0);
 		@ENV{ keys %{ $options{env} } } = values %{ $options{env} };
 		open STDIN, '<', '/dev/null' or POSIX::_exit(126);
@@ -70,6 +85,7 @@ sub start_program
 		open STDERR, '>&', \*STDOUT or POSIX::_exit(126);
 		exec { $options{command}[0] } @{ $options{command} } or POSIX::_exit(127);
 	}
+	POSIX::sigprocmask(POSIX::SIG_UNBLOCK(), $signals);
 	# The child does so, too; whichever comes first.
 	POSIX::setpgid($pid, $pid);
 	my $program = { pid => $pid, output => $output, name => join ' ', @{ $options{command} } };
