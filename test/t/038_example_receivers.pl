@@ -67,7 +67,7 @@ my @receivers = (
 		needs => 'Python with starlette, uvicorn, psycopg 3 and psycopg_pool',
 		found => sub { defined $python },
 		from => 'examples/receivers/python',
-		start => sub { $python, 'receiver.py' },
+		start => sub { $python, '-m', 'uvicorn', '--port', $_[0], 'receiver:app' },
 	},
 	{
 		name => 'go',
@@ -76,7 +76,7 @@ my @receivers = (
 		from => 'examples/receivers/go',
 		build => [ 'go', 'build', '-o', 'receiver', 'receiver.go' ],
 		env => { GO111MODULE => 'off', GOPATH => $gopath, GOFLAGS => '' },
-		start => sub { './receiver' },
+		start => sub { './receiver', '-listen', "127.0.0.1:$_[0]" },
 	},
 	{
 		name => 'ruby',
@@ -130,7 +130,8 @@ my $node = start_node('receivers', "gigs_webhooks.max_body_size = '16MB'");
 
 # The receivers find functions in the schema "failing" first.  These have a commit
 # fail as often, and with such an SQLSTATE, as a row of "failing.plan" says.  A
-# trigger on a table of the extension could not be deferred.
+# trigger on a table of the extension could not be deferred.  Its message stands for
+# one that quotes a body.
 $node->safe_psql(
 	'template1', q{
 	CREATE SCHEMA gigs;
@@ -148,7 +149,7 @@ $node->safe_psql(
 		BEGIN
 			FOR p IN SELECT * FROM failing.plan LOOP
 				IF nextval('failing.commits') <= p.times THEN
-					RAISE 'not committed' USING ERRCODE = p.sqlstate;
+					RAISE 'not committed: gigs.added' USING ERRCODE = p.sqlstate;
 				END IF;
 			END LOOP;
 			RETURN NULL;
@@ -175,7 +176,7 @@ $node->safe_psql(
 	  . text_literal($name)
 	  . ", 'https://example.com/', "
 	  . text_literal($secret)
-	  . ');');
+	  . "), gigs.create_gig_subscription('unsigned', 'https://example.com/', NULL);");
 
 sub start
 {
@@ -322,6 +323,7 @@ sub check_outcomes
 	my $signature = sign($body, $secret);
 	rejects($receiver, 'a forged webhook is refused', 401, $body, headers(sign($body, 'a guess')));
 	rejects($receiver, '... and one without a signature', 401, $body, headers(undef));
+	accepts($receiver, '... unless its subscription has no secret', 'applied', event(3, '') =~ s/$name/unsigned/r, headers(undef));
 	rejects($receiver, '... and one with an empty signature', 401, $body, headers(''));
 	is(end_request(begin_request($receiver->{server}, 'POST', $path, headers("\xff\xfe"), $body)), 401, '... and one whose signature is no text');
 	rejects($receiver, '... and one that was serialised again', 401, $json->canonical->encode($json->decode($body)), headers($signature));

@@ -1,113 +1,74 @@
-// Receives Argyle's webhooks with net/http and pgx.
-//
-//	go mod init receiver && go mod tidy && go build
-//	PGDATABASE=gigs PGUSER=receiver PORT=8080 ./receiver
+// Receives Argyle's webhooks with net/http and pgx. The PG* variables name the database.
 package main
 
 import (
-	"context"
-	"encoding/json"
+	"database/sql"
 	"errors"
+	"flag"
 	"io"
 	"log"
 	"net/http"
-	"os"
-	"regexp"
-	"strings"
-	"time"
 
 	"github.com/jackc/pgconn"
-	"github.com/jackc/pgx/v4/pgxpool"
+	_ "github.com/jackc/pgx/v4/stdlib"
 )
 
-const limit = 8 << 20
-const ingestQuery = `SELECT outcome::text, event_id, coalesce(sqlstate, ''), coalesce(message, '')
-	FROM try_ingest_gig_event($1::bytea, $2::text)`
+const ingestQuery = `SELECT CASE WHEN outcome <> 'rejected' THEN 200
+		WHEN sqlstate = '28000' THEN 401 WHEN sqlstate = '54000' THEN 413 ELSE 400 END,
+	json_strip_nulls(json_build_object('outcome', outcome, 'event_id', event_id, 'message', message))
+	FROM try_ingest_gig_event($1::bytea, nullif(convert_from($2::bytea, 'LATIN1'), ''))`
 
-var statusOf = map[string]int{"28000": 401, "54000": 413}
+// Serialization failure, deadlock, shutdown.
+var repeatable = map[string]bool{"40001": true, "40P01": true, "57P01": true, "57P03": true}
+var pool *sql.DB
 
-// Serialization failure, deadlock, lost connection, shutdown.
-var repeatable = regexp.MustCompile("^(40001|40P01|08|57P)")
-var pool *pgxpool.Pool
-
-type row struct {
-	outcome, sqlstate, message string
-	eventID                    *int64
-}
-
-// Scan returns after the commit. To repeat it is safe: what was committed is a
-// duplicate then.
-func ingest(ctx context.Context, body []byte, signature *string) (r row, err error) {
+// ingest returns after the commit. What was committed before a repetition is a duplicate.
+func ingest(body, signature []byte) (status int, answer []byte, err error) {
 	for attempt := 1; attempt <= 4; attempt++ {
 		var failure *pgconn.PgError
-
-		err = pool.QueryRow(ctx, ingestQuery, body, signature).Scan(&r.outcome, &r.eventID, &r.sqlstate, &r.message)
-		if err == nil || errors.As(err, &failure) && !repeatable.MatchString(failure.Code) {
-			return
+		err = pool.QueryRow(ingestQuery, body, signature).Scan(&status, &answer)
+		if errors.As(err, &failure) {
+			err = errors.New("SQLSTATE " + failure.Code) // the message may quote the body
 		}
-		time.Sleep(time.Duration(attempt) * 50 * time.Millisecond)
+		if err == nil || failure != nil && !repeatable[failure.Code] {
+			break
+		}
 	}
-	return
-}
-
-func answer(w http.ResponseWriter, status int, body map[string]any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(body)
+	return status, answer, err
 }
 
 func receive(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		answer(w, 405, map[string]any{"message": "method not allowed"})
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 8<<20))
 	if err != nil {
-		answer(w, 413, map[string]any{"message": "body is too large"})
+		http.Error(w, "body is too large", http.StatusRequestEntityTooLarge)
 		return
 	}
-	var signature *string
-	if values := r.Header.Values("X-Argyle-Signature"); len(values) > 0 {
-		text := strings.ToValidUTF8(values[0], "?") // other bytes are no text for the database
-		signature = &text
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
-	defer cancel()
-	result, err := ingest(ctx, body, signature)
-	switch {
-	case err != nil:
+	status, answer, err := ingest(body, []byte(r.Header.Get("X-Argyle-Signature")))
+	if err != nil {
 		log.Printf("cannot ingest webhook: %v", err)
 		w.Header().Set("Retry-After", "5")
-		answer(w, 503, map[string]any{"message": "try again later"})
-	case result.outcome == "rejected":
-		status, known := statusOf[result.sqlstate]
-		if !known {
-			status = 400
-		}
-		answer(w, status, map[string]any{"outcome": result.outcome, "message": result.message})
-	default:
-		answer(w, 200, map[string]any{"outcome": result.outcome, "event_id": result.eventID})
+		http.Error(w, "try again later", http.StatusServiceUnavailable)
+		return
 	}
-}
-
-func env(name, otherwise string) string {
-	if value := os.Getenv(name); value != "" {
-		return value
-	}
-	return otherwise
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(answer)
 }
 
 func main() {
-	config, err := pgxpool.ParseConfig(os.Getenv("DATABASE_URL")) // and the PG* variables
-	if err != nil {
+	listen := flag.String("listen", "127.0.0.1:8080", "address")
+	flag.Parse()
+	var err error
+	if pool, err = sql.Open("pgx", ""); err != nil {
 		log.Fatal(err)
 	}
-	config.LazyConnect = true // the database may be down
-	config.MaxConns = 10
-	if pool, err = pgxpool.ConnectConfig(context.Background(), config); err != nil {
-		log.Fatal(err)
-	}
+	pool.SetMaxOpenConns(10)
+	pool.SetMaxIdleConns(10)
 	http.HandleFunc("/webhooks/argyle", receive)
-	log.Fatal(http.ListenAndServe(env("HOST", "127.0.0.1")+":"+env("PORT", "8080"), nil))
+	log.Fatal(http.ListenAndServe(*listen, nil))
 }

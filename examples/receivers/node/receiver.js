@@ -15,20 +15,17 @@ const STATUS = { 28000: 401, 54000: 413 };
 const REPEAT = /^(40001|40P01|08|57P)/;
 
 const pool = new Pool({ max: 10, connectionTimeoutMillis: 5000 });
-// Without a listener, an idle connection that breaks ends the process.
-pool.on('error', () => {});
+pool.on('error', () => {}); // else an idle connection that breaks ends the process
 
-// query() resolves after the commit.  To repeat it is safe: what was committed
-// is a duplicate then.
+// query() resolves after the commit.  To repeat it is safe: what was committed is a
+// duplicate then.
 async function ingest(body, signature) {
   for (let attempt = 1; ; attempt++) {
     try {
-      const { rows } = await pool.query(INGEST, [body, signature]);
-      return rows[0];
+      return (await pool.query(INGEST, [body, signature])).rows[0];
     } catch (error) {
       const repeat = !(error instanceof DatabaseError) || REPEAT.test(error.code);
       if (attempt === 4 || !repeat) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 50 * attempt));
     }
   }
 }
@@ -41,12 +38,10 @@ app.addContentTypeParser('*', { parseAs: 'buffer' }, (request, body, done) => do
 
 app.post(PATH, async (request, reply) => {
   const signature = request.headers['x-argyle-signature'] ?? null;
-  const row = await ingest(request.body ?? Buffer.alloc(0), signature);
-  if (row.outcome === 'rejected') {
-    return reply.code(STATUS[row.sqlstate] ?? 400).send({ outcome: row.outcome, message: row.message });
-  }
+  const { outcome, event_id, sqlstate, message } = await ingest(request.body ?? '', signature);
   // A bigint arrives as a string.
-  return { outcome: row.outcome, event_id: row.event_id && Number(row.event_id) };
+  if (outcome !== 'rejected') return { outcome, event_id: event_id && Number(event_id) };
+  return reply.code(STATUS[sqlstate] ?? 400).send({ outcome, message });
 });
 
 app.setNotFoundHandler((request, reply) => {
@@ -56,7 +51,7 @@ app.setNotFoundHandler((request, reply) => {
 
 app.setErrorHandler((error, request, reply) => {
   if (error.statusCode) return reply.code(error.statusCode).send({ message: error.message });
-  console.error(`cannot ingest webhook: ${error.code ?? ''} ${error.message}`);
+  console.error(`cannot ingest webhook: ${error.code ?? error.message}`);
   return reply.code(503).header('Retry-After', '5').send({ message: 'try again later' });
 });
 
