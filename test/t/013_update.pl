@@ -40,24 +40,44 @@ append_to_file(
 create_gigs($node, 'postgres');
 
 my $nclients = 3;
-my $nhooks = 600;
+my $files = PostgreSQL::Test::Utils::tempdir;
 
-# Singles, batches, and redeliveries of both.
-sub client_script
+# What a client repeats until there is a file "stop": singles, a batch, and
+# redeliveries of both, of 12 events.  At the end it prints the next n.
+my $round = <<"END";
+\\if `test -e '$files/stop' && echo on || echo off`
+\\echo :n
+\\q
+\\endif
+SELECT take(0, :n);
+SELECT take(1, :n + 1);
+SELECT take(0, :n);
+SELECT take_all(array_agg(i % 7), array_agg(:n + i)) FROM generate_series(1, 11) AS i;
+SELECT :n + 12 AS n \\gset
+END
+
+sub first_of { my ($client) = @_; return 10_000_000 * $client }
+
+sub start_ingesting
 {
 	my ($client) = @_;
 	# one of them writes through the executor
-	my $script = $client == 1 ? "LOAD 'gigs_webhooks'; SET gigs_webhooks.direct_writes = off;\n" : '';
+	my $options = $client == 1 ? " options='-c gigs_webhooks.direct_writes=off'" : '';
 
-	for (my $i = 1; $i <= $nhooks; $i += 12)
-	{
-		my $n = 10_000 * $client + $i;
+	return IPC::Run::start(
+		[ 'yes', $round ], '2>', '/dev/null', '|',
+		[ 'psql', '-XAtq', '-v', 'n=' . first_of($client), '-d', $node->connstr('postgres') . $options ],
+		'>', "$files/out.$client", '2>', "$files/err.$client",
+		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+}
 
-		$script .= join '',
-		  (map { sprintf "SELECT take(%d, %d);\n", $_ % 7, $n + $_ } 0, 1, 0),
-		  sprintf "SELECT take_all(array_agg(i %% 7), array_agg(%d + i)) FROM generate_series(1, 11) AS i;\n", $n;
-	}
-	return $script;
+sub wait_for_events
+{
+	my ($n) = @_;
+
+	$node->poll_query_until('postgres', "SELECT count(*) > $n FROM gigs.gig_event_log")
+	  or die 'clients do not ingest';
+	return;
 }
 
 # A session that has statements and subscriptions cached, and prepared.
@@ -66,18 +86,33 @@ ask($session, 'PREPARE p(bytea) AS SELECT gigs.ingest_gig_event($1, sig($1))');
 is(ask($session, 'EXECUTE p(hook(100, 1))'), 'applied', 'a session ingests');
 is(ask($session, q{SELECT take_all('{100,101}', '{2,3}')}), 'applied 2', '... a batch as well');
 
-my @clients = map { start_client($node, 'postgres', client_script($_)) } 1 .. $nclients;
-$node->poll_query_until('postgres', 'SELECT count(*) > 100 FROM gigs.gig_event_log')
-  or die 'clients do not ingest';
-$node->safe_psql('postgres', q{ALTER EXTENSION gigs_webhooks UPDATE TO '1.0.0next'});
+my @clients = map { start_ingesting($_) } 1 .. $nclients;
+wait_for_events(100);
+
+# The update waits for a transaction that has ingested, and all clients wait for
+# the update.  That transaction has the subscription cached, as the clients have:
+# otherwise the update would wait for a table that clients do not read.
+my $ingesting = $node->background_psql('postgres', on_error_stop => 0);
+my $updating = $node->background_psql('postgres', on_error_stop => 0);
+is(ask($ingesting, 'SELECT take(200, 1); BEGIN; SELECT take(200, 2)'), "applied\napplied", 'a transaction ingests');
+begin_asking($updating, q{ALTER EXTENSION gigs_webhooks UPDATE TO '1.0.0next'});
+wait_for_locks($node, 'postgres', 1 + $nclients);
+ask($ingesting, 'COMMIT');
+is(end_asking($updating), '', 'the extension is updated');
 my $at_update = $node->safe_psql('postgres', 'SELECT count(*) FROM gigs.gig_event_log');
-my $errors = join '', map { (finish_client($_))[1] } @clients;
+wait_for_events($at_update + 100);
+append_to_file("$files/stop", '');
+$_->finish for @clients;
+$_->quit for $ingesting, $updating;
+my $errors = join '', map { slurp_file("$files/err.$_") } 1 .. $nclients;
+my $nevents = 0;
+$nevents += (slurp_file("$files/out.$_") =~ /(\d+)\n\z/)[0] - first_of($_) for 1 .. $nclients;
 
 is($errors, '', 'sessions ingest without an error while the extension is updated');
 cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM gigs.gig_event_log'),
 	'>', $at_update, '... before it and after it');
 is( $node->safe_psql('postgres', q{SELECT count(*) FROM gigs.gig_event_log WHERE outcome <> 'duplicate'}),
-	3 + 12 * $nclients * $nhooks / 12, '... every event once');
+	5 + $nevents, '... every event once');
 is(troubles($node, 'postgres'), '', '... and all agrees');
 
 is(ask($session, 'EXECUTE p(hook(100, 1))'), 'duplicate', 'the first session continues');
