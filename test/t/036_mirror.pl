@@ -30,9 +30,21 @@ my $mirror = GigMirror->new($node,
 # Deaths
 # ---------------------------------------------------------------------------
 
-my $end = time + $seconds;
-while (time < $end)
+sub enough_happened
 {
+	my $happened = $mirror->happened;
+	my $counts = $mirror->counts;
+
+	return !(grep { $_ == 0 } values %$happened)
+	  && !(grep { $counts->{$_} <= 50 } qw(doubled late redelivered))
+	  && $counts->{changes} > 30 * $seconds;
+}
+
+# On a machine that is busy, this takes longer.
+my $end = time + $seconds;
+while (time < $end || !enough_happened())
+{
+	die 'too little has happened' if time > $end + $PostgreSQL::Test::Utils::timeout_default;
 	$mirror->disturb;
 	$mirror->connect if chance(0.3);
 	sleep rand 1.5;
