@@ -241,9 +241,11 @@ sub ingest
 	my $array = 'ARRAY[' . (join ', ', map { bytea_literal($_) } @bodies) . ']::bytea[]';
 
 	return if !@bodies;
-	is($node->safe_psql($dbname, "SELECT DISTINCT outcome
+	my $others = $node->safe_psql($dbname, "SELECT DISTINCT outcome
 			FROM (SELECT $array AS b) AS a, gigs.ingest_gig_events(b, ARRAY(SELECT sig(body) FROM unnest(b) AS body))
-			WHERE outcome NOT IN ('applied', 'duplicate', 'stale')"), '', scalar(@bodies) . ' webhooks are ingested');
+			WHERE outcome NOT IN ('applied', 'duplicate', 'stale')");
+
+	die "webhooks were $others" if $others ne '';
 	return;
 }
 
