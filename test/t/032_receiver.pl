@@ -17,7 +17,7 @@ use PostgreSQL::Test::Utils;
 
 use lib $FindBin::RealBin;
 use GigReceiver;
-use GigTest;
+use GigTest qw(:DEFAULT :dice);
 
 my $node = start_node('receiver');
 my $database = $node->connstr('postgres');
@@ -254,6 +254,18 @@ for my $file (@files)
 	my (undef, undef, $errors) = run_program('--config', $config);
 	like($errors, $file->[1], 'refused in a file: ' . substr($file->[0], 0, 20) =~ s/\n/; /gr);
 }
+
+# Whatever a file has, the program reads it and goes on to the other options.
+my %exit_codes;
+for (1 .. 200)
+{
+	my @pieces = (@options, ' ', '=', "\n", '#', "\0", "\r", "\t", '1', '99999999999999999999', 'MB', 'min', '-', "\xff", 'x' x 5000);
+
+	unlink $config;
+	append_to_file($config, join '', map { pick(@pieces) } 1 .. pick(1 .. 30));
+	$exit_codes{ (run_program('--config', $config, '--sessions', '0'))[0] }++;
+}
+is_deeply(\%exit_codes, { 2 => 200 }, 'files of any content are read');
 
 # The command line goes before the environment, and that before the file.
 unlink $config;
