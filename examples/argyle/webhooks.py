@@ -68,6 +68,9 @@ class Webhooks:
             webhook = await self.queue.get()
             webhook['attempts'] += 1
             status = None
+            if stream is not None and stream[0].at_eof():  # the receiver has closed it
+                stream[1].close()
+                stream = None
             try:
                 if stream is None:
                     connecting = asyncio.open_connection(self.url.hostname, self.url.port or 80)

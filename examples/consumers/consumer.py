@@ -67,10 +67,15 @@ FINISH_WORK = """
     TRUNCATE work, fetched;
     COMMIT"""
 
-stopping = threading.Event()
+# Readable after SIGTERM.
 alarm_reader, alarm_writer = os.pipe()
 fetchers = concurrent.futures.ThreadPoolExecutor(20)
 local = threading.local()
+
+
+def is_stopping(seconds=0, *wakers):
+    """Wait for SIGTERM, one of the wakers, or the end of the time.  Return whether it was SIGTERM."""
+    return alarm_reader in select.select([alarm_reader, *wakers], [], [], seconds)[0]
 
 
 def get(path):
@@ -119,7 +124,7 @@ def work():
     """Work until SIGTERM.  Whatever the database refuses, such as to finish a batch that
     another worker has by now (40001), is rolled back with the session."""
     pause = 0.1
-    while not stopping.is_set():
+    while not is_stopping():
         try:
             with psycopg.connect(autocommit=True, connect_timeout=10) as db:
                 db.execute(PREPARE_SESSION)
@@ -127,21 +132,21 @@ def work():
                     db.execute(f'LISTEN "{env["GIG_CHANNEL"]}"')
                 # A wrong ARGYLE_URL must not look like accounts that are gone.
                 get('/v2/accounts?limit=1')
-                while not stopping.is_set():
+                while not is_stopping():
                     rows = db.execute(READ_WORK, [env['GIG_CONSUMER'], env['GIG_EVENTS'], env['GIG_LEASE']]).fetchall()
                     if rows:
                         list(fetchers.map(lambda row: fetch_account(db, *row), rows))
                         db.execute(FINISH_WORK % rows[0][0])
                         pause = 0.1
                     else:
-                        select.select([db, alarm_reader], [], [], float(env['GIG_POLL']))
+                        is_stopping(float(env['GIG_POLL']), db)
         except Exception as error:
             print(f'consumer: {error}', file=sys.stderr, flush=True)
-            stopping.wait(pause)
+            is_stopping(pause)
             pause = min(pause * 2, 30)
 
 
-signal.signal(signal.SIGTERM, lambda *_: (stopping.set(), os.write(alarm_writer, b'.')))
+signal.signal(signal.SIGTERM, lambda *_: os.write(alarm_writer, b'.'))
 workers = [threading.Thread(target=work) for _ in range(int(env['GIG_WORKERS']))]
 for worker in workers:
     worker.start()
