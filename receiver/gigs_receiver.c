@@ -39,6 +39,7 @@ const char program[] = "gigs_receiver";
 static int BlockSignals(void);
 static void RaiseFileLimit(void);
 static int OpenListener(const char *option, const char *address);
+static void LogStart(int listener);
 static void Serve(int signals);
 static void Shut(void);
 
@@ -63,8 +64,7 @@ main(int argc, char *argv[])
 	StartNotify();
 	StartHttp(listener);
 	StartAdmin(admin);
-	LogMessage(LOG_LEVEL_INFO, "version %s receives on %s%s",
-			   GIGS_RECEIVER_VERSION, options.listen, options.path);
+	LogStart(listener);
 	sd_notify(0, "READY=1");
 
 	Serve(signals);
@@ -126,7 +126,7 @@ OpenListener(const char *option, const char *address)
 	char *host = Format("%s", address);
 	char *port = strrchr(host, ':');
 	int on = 1;
-	int error = EAI_NONAME;
+	int error = 0;
 	int fd;
 
 	if (activated < sd_listen_fds(0))
@@ -145,10 +145,11 @@ OpenListener(const char *option, const char *address)
 		}
 		error = getaddrinfo(*host != '\0' ? host : NULL, port, &hints, &info);
 	}
-	if (error != 0)
+	if (port == NULL || error != 0)
 	{
 		LogMessage(LOG_LEVEL_ERROR, "invalid address for \"%s\": \"%s\": %s",
-				   option, address, gai_strerror(error));
+				   option, address,
+				   port != NULL ? gai_strerror(error) : "expected HOST:PORT");
 		exit(2);
 	}
 	fd = socket(info->ai_family,
@@ -164,6 +165,25 @@ OpenListener(const char *option, const char *address)
 	freeaddrinfo(info);
 	free(host);
 	return fd;
+}
+
+/*
+ * Logs the address, which may be another one than the option if systemd has opened
+ * the socket.
+ */
+static void
+LogStart(int listener)
+{
+	struct sockaddr_storage address;
+	socklen_t len = sizeof(address);
+	char host[NI_MAXHOST] = "";
+	char port[NI_MAXSERV] = "";
+
+	if (getsockname(listener, (struct sockaddr *) &address, &len) == 0)
+		getnameinfo((struct sockaddr *) &address, len, host, sizeof(host), port,
+					sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
+	LogMessage(LOG_LEVEL_INFO, "version %s receives %s on %s:%s",
+			   GIGS_RECEIVER_VERSION, options.path, host, port);
 }
 
 /*

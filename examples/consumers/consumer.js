@@ -5,8 +5,7 @@
 //   ARGYLE_ID, ARGYLE_SECRET, ARGYLE_URL (https://api.argyle.com)
 //   GIG_CONSUMER     the consumer, which must exist (fetcher)
 //   GIG_WORKERS      workers; more than the consumer has parts are idle (4)
-//   GIG_EVENTS       events of a batch at most (100)
-//   GIG_LEASE        how long a batch is leased, longer than it takes (5 minutes)
+//   GIG_EVENTS, GIG_LEASE    of a batch: events at most, and how long it may take (100, 5 minutes)
 //   GIG_CHANNEL      the channel of NOTIFY that tells of new events, if any
 //   GIG_POLL         seconds after which to look for work without that (2)
 
@@ -17,6 +16,7 @@ const pg = require('pg');
 
 const env = { ARGYLE_URL: 'https://api.argyle.com', GIG_CONSUMER: 'fetcher', GIG_WORKERS: 4,
   GIG_EVENTS: 100, GIG_LEASE: '5 minutes', GIG_POLL: 2, ...process.env };
+if (!env.ARGYLE_ID || !env.ARGYLE_SECRET) throw new Error('ARGYLE_ID and ARGYLE_SECRET must be set');
 // At most 20 requests are sent at a time, by all workers together.
 const http = require(env.ARGYLE_URL.startsWith('https:') ? 'node:https' : 'node:http');
 const agent = new http.Agent({ keepAlive: true, maxSockets: 20 });
@@ -145,5 +145,5 @@ async function work() {
   }
 }
 
-process.once('SIGTERM', () => { stopping = true; wake(); });
+process.on('SIGTERM', () => { stopping = true; wake(); });
 for (let n = 0; n < env.GIG_WORKERS; n++) work();

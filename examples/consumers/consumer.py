@@ -6,8 +6,7 @@ table of gig.sql.  SIGTERM ends the program after the batches at hand.
   ARGYLE_ID, ARGYLE_SECRET, ARGYLE_URL (https://api.argyle.com)
   GIG_CONSUMER     the consumer, which must exist (fetcher)
   GIG_WORKERS      workers; more than the consumer has parts are idle (4)
-  GIG_EVENTS       events of a batch at most (100)
-  GIG_LEASE        how long a batch is leased, longer than it takes (5 minutes)
+  GIG_EVENTS, GIG_LEASE    of a batch: events at most, and how long it may take (100, 5 minutes)
   GIG_CHANNEL      the channel of NOTIFY that tells of new events, if any
   GIG_POLL         seconds after which to look for work without that (2)
 """
@@ -67,8 +66,7 @@ FINISH_WORK = """
     TRUNCATE work, fetched;
     COMMIT"""
 
-# Readable after SIGTERM.
-alarm_reader, alarm_writer = os.pipe()
+alarm_reader, alarm_writer = os.pipe()  # readable after SIGTERM
 fetchers = concurrent.futures.ThreadPoolExecutor(20)
 local = threading.local()
 
@@ -121,8 +119,7 @@ def fetch_account(db, batch, account, windows):
 
 
 def work():
-    """Work until SIGTERM.  Whatever the database refuses, such as to finish a batch that
-    another worker has by now (40001), is rolled back with the session."""
+    """Work until SIGTERM.  What the database refuses, such as an expired batch, is rolled back with the session."""
     pause = 0.1
     while not is_stopping():
         try:
@@ -147,8 +144,6 @@ def work():
 
 
 signal.signal(signal.SIGTERM, lambda *_: os.write(alarm_writer, b'.'))
-workers = [threading.Thread(target=work) for _ in range(int(env['GIG_WORKERS']))]
-for worker in workers:
-    worker.start()
-for worker in workers:
-    worker.join()
+with concurrent.futures.ThreadPoolExecutor(int(env['GIG_WORKERS'])) as workers:
+    for _ in range(int(env['GIG_WORKERS'])):
+        workers.submit(work)

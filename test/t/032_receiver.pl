@@ -179,7 +179,7 @@ is($receiver->finish, 0, '... and exits with 0');
 # ---------------------------------------------------------------------------
 
 my $log = $receiver->log_text;
-like($log, qr/gigs_receiver: info: version \d\S* receives on /, 'the log says what starts');
+like($log, qr/gigs_receiver: info: version \d\S* receives \/webhooks\/argyle on 127\.0\.0\.1:\d+\n/, 'the log says what starts');
 like($log, qr/gigs_receiver: warning: rejected a webhook: SQLSTATE /, '... what is rejected');
 like($log, qr/gigs_receiver: info: shut down\n$/, '... and what ends');
 unlike($log, qr/nonsense|secret|[0-9a-f]{16}/, '... but no bodies, signatures or secrets');
@@ -228,7 +228,7 @@ my @refusals = (
 	[ [ '--path', 'argyle' ], qr/"path" must begin with "\/"/ ],
 	[ [ '--tls-key', 'key' ], qr/"tls-certificate" and "tls-key" belong together/ ],
 	[ [ '--tls-key', '/', '--tls-certificate', '/' ], qr/could not read file "\/"/, 1 ],
-	[ [ '--listen', 'nowhere' ], qr/invalid address for "listen": "nowhere"/ ],
+	[ [ '--listen', 'nowhere' ], qr/invalid address for "listen": "nowhere": expected HOST:PORT/ ],
 	[ [ '--listen', '127.0.0.1:http:80' ], qr/invalid address for "listen"/ ],
 	[ [ '--listen', '192.0.2.1:1' ], qr/could not listen on "192.0.2.1:1"/, 1 ],
 	[ [ '--config', "$config.none" ], qr/could not open configuration file/ ]);

@@ -19,6 +19,7 @@ use GigTest qw(:DEFAULT :dice);
 
 plan skip_all => 'no consumer can be run: neither Python with psycopg nor Node with npm is there'
   if !GigMirror::commands();
+plan skip_all => 'curl or jq is missing' if system('(curl --version && jq --version) >/dev/null 2>&1') != 0;
 
 my $seconds = $ENV{GIGS_SECONDS} || ($ENV{GIGS_LONG} ? 3600 : 45);
 my $node = start_node('mirror', 'restart_after_crash = on', "log_min_messages = 'fatal'", 'max_connections = 60');

@@ -484,8 +484,6 @@ SKIP:
 		stop_program($proxied->{server});
 	};
 }
-ok(index($page, slurp_file("$tree/examples/postgrest/argyle_webhook.sql")) >= 0,
-	'the page shows the function of examples/postgrest');
 
 # ---------------------------------------------------------------------------
 # The database goes away, and comes back

@@ -146,6 +146,11 @@ my $n = 0;
 
 $n += check_page($node, $_, sub { $_->{section} ne $citus_section }) for @pages;
 cmp_ok($n, '>', 50, 'there were examples');
+# Files that a page shows.
+my %files = ('doc/receive.md' => 'postgrest/argyle_webhook.sql', 'doc/reconcile.md' => 'reconcile/reconcile.sh');
+ok(index(slurp_file("$root/$_"), slurp_file("$root/examples/$files{$_}")) >= 0, "$_ shows examples/$files{$_}")
+  for sort keys %files;
+
 $node->stop;
 
 SKIP:

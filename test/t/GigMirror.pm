@@ -14,7 +14,7 @@ use strict;
 use warnings;
 
 use FindBin;
-use JSON::PP ();
+use IPC::Run ();
 use POSIX ();
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -86,14 +86,23 @@ sub start_consumer
 	my $consumer = start_program(
 		command => $command,
 		env => {
-			PGHOST => $self->{node}->host, PGPORT => $self->{node}->port, PGDATABASE => $dbname, PGUSER => 'worker',
-			PGOPTIONS => '-c search_path=gigs,public',
-			ARGYLE_URL => $self->{argyle}{ready}, ARGYLE_ID => 'id', ARGYLE_SECRET => 'secret',
+			$self->environment, PGUSER => 'worker',
 			GIG_CONSUMER => 'mirror', GIG_WORKERS => 2, GIG_LEASE => '10 seconds', GIG_CHANNEL => 'mirror', GIG_POLL => 1
 		});
 
 	$consumer->{command} = $command;
 	return $consumer;
+}
+
+# The variables of programs that connect to the database and to the stand-in.
+sub environment
+{
+	my ($self) = @_;
+
+	return (
+		PGHOST => $self->{node}->host, PGPORT => $self->{node}->port, PGDATABASE => $dbname,
+		PGOPTIONS => '-c search_path=gigs,public',
+		ARGYLE_URL => $self->{argyle}{ready}, ARGYLE_ID => 'id', ARGYLE_SECRET => 'secret');
 }
 
 # Has something die, or end in order, and starts it again.  Nothing happens twice
@@ -278,24 +287,17 @@ sub acknowledged_and_lost
 		) AS l USING (digest)");
 }
 
-# Reconciles all accounts with what the stand-in says of them.  Returns how many
-# have been.
+# Reconciles all accounts with what the stand-in says of them, by the example's script.
+# Returns how many have been.
 sub reconcile
 {
 	my ($self) = @_;
-	my $n = 0;
+	my ($output, $errors) = ('', '');
+	local %ENV = (%ENV, $self->environment);
 
-	for (my $url = '/v2/accounts?limit=50'; defined $url;)
-	{
-		my ($fetched_at) = $self->{node}->safe_psql($dbname, 'SELECT now()');
-		my (undef, $page) = request_gigs($self->{argyle}, $url);
-		my $json = JSON::PP->new->utf8->encode($page);
-
-		$n += $self->{node}->safe_psql($dbname,
-			'SELECT count(*) FROM gigs.reconcile_gig_accounts(' . text_literal($json) . "::json, '$fetched_at', true)");
-		$url = $page->{next};
-	}
-	return $n;
+	IPC::Run::run([ example('reconcile/reconcile.sh'), 'everything' ], '<', \undef, '>', \$output, '2>', \$errors)
+	  or die "accounts are not reconciled: $errors";
+	return scalar(() = $output =~ /\| everything$/mg);
 }
 
 sub write_file
