@@ -81,7 +81,7 @@ my @receivers = (
 	{
 		name => 'ruby',
 		needs => 'Ruby with sinatra, puma and pg',
-		found => sub { runs('ruby', '-e', 'require "pg"; require "puma"; require "sinatra/base"') },
+		found => sub { runs('ruby', '-e', 'require "pg"; require "puma"; require "sinatra/base"; require "rackup" if Sinatra::VERSION.to_i > 3') },
 		from => 'examples/receivers/ruby',
 		start => sub { 'ruby', 'receiver.rb' },
 	},
