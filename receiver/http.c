@@ -8,8 +8,8 @@
  * RunHttp().
  *
  * A client has request_timeout to send a whole request, from the start of the
- * connection or the last answer on.  So clients are in a list in the order of
- * their deadlines.
+ * connection or the last answer on, and again to read the answer.  So clients are
+ * in a list in the order of their deadlines.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,7 +35,7 @@
 #define MAX_SIGNATURE_LEN 256
 #define RETRY_AFTER "5" /* seconds */
 
-/* A client.  It is in the list while a request of it is awaited. */
+/* A client.  It is in the list unless a request of it waits for an answer. */
 typedef struct Peer
 {
 	TAILQ_ENTRY(Peer) link;
@@ -58,7 +58,7 @@ typedef struct Headers
 
 static struct MHD_Daemon *daemon_handle;
 static struct MHD_Response *outcome_responses[OUTCOMES];
-static TAILQ_HEAD(PeerList, Peer) senders = TAILQ_HEAD_INITIALIZER(senders);
+static TAILQ_HEAD(PeerList, Peer) peers = TAILQ_HEAD_INITIALIZER(peers);
 static int nrequests; /* begun and not completed */
 static bool quiescing;
 
@@ -199,7 +199,7 @@ RunHttp(void)
 		MHD_resume_connection(post->connection);
 	}
 	ShedExpired(now);
-	while ((peer = TAILQ_FIRST(&senders)) != NULL && peer->deadline <= now)
+	while ((peer = TAILQ_FIRST(&peers)) != NULL && peer->deadline <= now)
 	{
 		UnlistPeer(peer);
 		/* libmicrohttpd finds it closed */
@@ -267,12 +267,16 @@ HandleClient(void *arg, struct MHD_Connection *connection, void **context,
 	}
 }
 
+/*
+ * Gives a client request_timeout from now on.
+ */
 static void
 ListPeer(Peer *peer)
 {
+	UnlistPeer(peer);
 	peer->deadline =
 		MonotonicTime() + options.request_timeout * INT64_C(1000000);
-	TAILQ_INSERT_TAIL(&senders, peer, link);
+	TAILQ_INSERT_TAIL(&peers, peer, link);
 	peer->is_listed = true;
 }
 
@@ -280,7 +284,7 @@ static void
 UnlistPeer(Peer *peer)
 {
 	if (peer->is_listed)
-		TAILQ_REMOVE(&senders, peer, link);
+		TAILQ_REMOVE(&peers, peer, link);
 	peer->is_listed = false;
 }
 
@@ -514,6 +518,8 @@ Answer(Post *post)
 	struct MHD_Response *response;
 	enum MHD_Result result;
 
+	/* one that does not read its answer would keep its connection forever */
+	ListPeer(GetPeer(post->connection));
 	if (post->outcome >= 0 && !quiescing)
 		return MHD_queue_response(post->connection, status,
 								  outcome_responses[post->outcome]);
@@ -593,6 +599,5 @@ HandleCompletion(void *arg, struct MHD_Connection *connection, void **context,
 	free(post);
 	*context = NULL;
 	nrequests--;
-	UnlistPeer(peer);
 	ListPeer(peer);
 }

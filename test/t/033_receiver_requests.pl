@@ -6,8 +6,10 @@
 use strict;
 use warnings;
 
+use Errno;
 use FindBin;
 use IO::Select;
+use Socket qw(SOL_SOCKET SO_RCVBUF inet_aton pack_sockaddr_in);
 use Test::More;
 use Time::HiRes qw(sleep);
 
@@ -180,6 +182,23 @@ for my $byte (split //, variant([$length]))
 	last if !print {$socket} $byte or IO::Select->new($socket)->can_read(0.05);
 }
 ok(is_closed($socket), 'a slow client is disconnected');
+
+# A client that sends requests, but does not read the answers.
+$socket = IO::Socket::INET->new(Proto => 'tcp') or die "could not create a socket: $!";
+setsockopt $socket, SOL_SOCKET, SO_RCVBUF, 1024;
+connect $socket, pack_sockaddr_in($receiver->{port}, inet_aton('127.0.0.1')) or die "could not connect: $!";
+$socket->blocking(0);
+$SIG{PIPE} = 'IGNORE';
+my $many = request('x' x 1_000) x 100;
+my $end = time + $PostgreSQL::Test::Utils::timeout_default;
+my ($sent, $written) = (0, 0);
+while (IO::Select->new($socket)->can_write(5) && time < $end)
+{
+	$written = syswrite $socket, $many, length($many) - $sent, $sent;
+	last if !defined $written && !$!{EAGAIN};
+	$sent = ($sent + ($written || 0)) % length $many;
+}
+ok(!defined $written && ($!{ECONNRESET} || $!{EPIPE}), 'a client that does not read is disconnected') or diag $!;
 
 # More clients than there may be have to wait, until some are gone.
 my @idle = map { $receiver->connect } 1 .. 120;
