@@ -59,7 +59,8 @@ typedef struct Headers
 static struct MHD_Daemon *daemon_handle;
 static struct MHD_Response *outcome_responses[OUTCOMES];
 static TAILQ_HEAD(PeerList, Peer) peers = TAILQ_HEAD_INITIALIZER(peers);
-static int nrequests; /* begun and not completed */
+static int nrequests;	/* begun and not completed */
+static bool has_called; /* RunHttp(): the functions below */
 static bool quiescing;
 
 static char *ReadWholeFile(const char *path);
@@ -121,6 +122,8 @@ StartHttp(int listen_socket)
 						 MHD_OPTION_CONNECTION_MEMORY_LIMIT,
 						 (size_t) options.max_header_size,
 						 MHD_OPTION_CONNECTION_MEMORY_INCREMENT, (size_t) 1024,
+						 MHD_OPTION_CONNECTION_TIMEOUT,
+						 (unsigned int) options.request_timeout,
 						 MHD_OPTION_STRICT_FOR_CLIENT, 1,
 						 MHD_OPTION_NOTIFY_CONNECTION, HandleClient, NULL,
 						 MHD_OPTION_NOTIFY_COMPLETED, HandleCompletion, NULL,
@@ -202,14 +205,23 @@ RunHttp(void)
 	while ((peer = TAILQ_FIRST(&peers)) != NULL && peer->deadline <= now)
 	{
 		UnlistPeer(peer);
-		/* libmicrohttpd finds it closed */
+		/*
+		 * libmicrohttpd finds it closed, but 0.9 not if a trailer has filled its
+		 * memory.  Such a connection it closes by MHD_OPTION_CONNECTION_TIMEOUT.
+		 */
 		shutdown(peer->socket, SHUT_RDWR);
 	}
+	has_called = false;
 	MHD_run(daemon_handle);
 	WakeSessions();
-	return MHD_get_timeout(daemon_handle, &timeout) == MHD_YES && timeout == 0
-			   ? 0
-			   : 100000;
+	if (MHD_get_timeout(daemon_handle, &timeout) != MHD_YES || timeout > 0)
+		return 100000;
+
+	/*
+	 * There is more to do.  But libmicrohttpd 0.9 says so as well, without end,
+	 * of a request whose chunk extension or trailer has filled its memory.
+	 */
+	return has_called ? 0 : 1000;
 }
 
 /*
@@ -308,6 +320,7 @@ HandleRequest(void *arg, struct MHD_Connection *connection, const char *url,
 	Post *post = *context;
 
 	(void) arg;
+	has_called = true;
 	if (post == NULL)
 	{
 		post = Reallocate(NULL, sizeof(Post));
@@ -588,6 +601,7 @@ HandleCompletion(void *arg, struct MHD_Connection *connection, void **context,
 
 	(void) arg;
 	(void) code;
+	has_called = true;
 	if (post == NULL)
 		return;
 	if (post->status != 0)

@@ -46,6 +46,17 @@ sub variant
 
 sub chunked { my ($body) = @_; return sprintf "%x\r\n%s\r\n0\r\n\r\n", length $body, $body; }
 
+# Returns the processor time that a receiver has used, in hundredths of a second.
+sub cpu_time
+{
+	my ($self) = @_;
+	my $file = "/proc/$self->{program}{pid}/stat";
+
+	return if !-r $file;
+	my @fields = split / /, slurp_file($file) =~ s/.*\) //sr;
+	return $fields[11] + $fields[12];
+}
+
 my $length = 'Content-Length: LENGTH';
 my $chunked = 'Transfer-Encoding: chunked';
 
@@ -169,10 +180,20 @@ my %slow = (
 	'half a header' => substr(variant([$length]), 0, 60),
 	'half a body' => substr(variant([$length]), 0, -60),
 	'a chunk without end' => variant([$chunked], content => sub { "ff\r\nxx" }),
+	'a chunk extension without end' => variant([$chunked], content => sub { '5;' . 'x' x 9_000 }),
 	'half a request after one' => variant([$length]) . 'POST /webhooks');
 my %clients = map { $_ => $receiver->connect } keys %slow;
 print { $clients{$_} } $slow{$_} for sort keys %slow;
 is(answer_of($clients{'half a request after one'}), '200 applied', 'a request before half a one is answered');
+SKIP:
+{
+	my $used = cpu_time($receiver);
+
+	skip 'there is no /proc', 1 if !defined $used;
+	skip 'Valgrind is slow', 1 if $PostgreSQL::Test::Utils::timeout_default > 600;
+	sleep 1;
+	cmp_ok(cpu_time($receiver) - $used, '<', 30, '... and the others do not keep the receiver busy');
+}
 ok(is_closed($clients{$_}), "$_: the connection is closed after a while") for sort keys %slow;
 
 # One byte at a time does not count as progress.
@@ -182,6 +203,10 @@ for my $byte (split //, variant([$length]))
 	last if !print {$socket} $byte or IO::Select->new($socket)->can_read(0.05);
 }
 ok(is_closed($socket), 'a slow client is disconnected');
+
+# Trailers, one of which ends where the memory of the connection does.
+my @trailers = map { my $trailer = 'T: ' . 'x' x $_; variant([$chunked], content => sub { substr(chunked($_[0]), 0, -2) . "$trailer\r\n" }) } 3560 .. 3650;
+is_closed($_) for $receiver->start_posts(@trailers);
 
 # A client that sends requests, but does not read the answers.
 $socket = IO::Socket::INET->new(Proto => 'tcp') or die "could not create a socket: $!";
@@ -225,7 +250,9 @@ cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM gigs.gig_event_log'), 
 is($receiver->metric('gigs_receiver_shed_total'), 0, 'nothing is refused for want of memory');
 $receiver->wait_for('to have no requests', sub { $receiver->metric('gigs_receiver_waiting_bytes') == 0 });
 is($receiver->metric('gigs_receiver_waiting_events'), 0, 'no memory is held in the end');
+my $ended_at = time;
 is($receiver->stop, 0, 'the receiver ends in order');
+cmp_ok(time - $ended_at, '<', 15, '... and at once, since no connection is left');
 is(troubles($node, 'postgres'), '', 'log and accounts agree');
 $node->stop;
 
