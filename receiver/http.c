@@ -15,6 +15,7 @@
  */
 #include <ctype.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,7 @@ typedef struct Headers
 	bool is_chunked;
 	bool is_malformed;
 	const char *signature;
+	const char *end; /* of what has been read */
 } Headers;
 
 static struct MHD_Daemon *daemon_handle;
@@ -82,6 +84,7 @@ static enum MHD_Result ReadHeader(void *arg, enum MHD_ValueKind kind,
 								  const char *name, size_t name_len,
 								  const char *value, size_t value_len);
 static bool NameIsToken(const char *name, size_t len);
+static bool HasGap(const char *from, const char *to, ptrdiff_t max);
 static bool IsFolded(const char *name, size_t name_len, const char *value);
 static char *CopySignature(const char *value);
 static void AppendBody(Post *post, const char *data, size_t len);
@@ -361,13 +364,17 @@ static enum MHD_Result
 StartRequest(Post *post, const char *url, const char *method,
 			 const char *version)
 {
-	Headers headers = {0};
+	Headers headers = {.end = version + strlen(version)};
+	size_t len = MHD_get_connection_info(post->connection,
+										 MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE)
+					 ->header_size;
 	bool is_ambiguous;
 
 	MHD_get_connection_values_n(post->connection, MHD_HEADER_KIND, ReadHeader,
 								&headers);
 	is_ambiguous = headers.is_malformed || headers.content_lengths > 1 ||
-				   headers.transfer_encodings > 1 || headers.signatures > 1;
+				   headers.transfer_encodings > 1 || headers.signatures > 1 ||
+				   HasGap(headers.end, method + len, 4);
 	if (headers.transfer_encodings > 0 &&
 		(headers.content_lengths > 0 || !headers.is_chunked ||
 		 strcmp(version, MHD_HTTP_VERSION_1_1) != 0))
@@ -406,8 +413,8 @@ ReadHeader(void *arg, enum MHD_ValueKind kind, const char *name,
 	Headers *headers = arg;
 
 	(void) kind;
-	(void) value_len;
-	if (!NameIsToken(name, name_len) || IsFolded(name, name_len, value))
+	if (!NameIsToken(name, name_len) || HasGap(headers->end, name, 2) ||
+		IsFolded(name, name_len, value))
 		headers->is_malformed = true;
 	else if (strcasecmp(name, MHD_HTTP_HEADER_CONTENT_LENGTH) == 0)
 	{
@@ -424,6 +431,7 @@ ReadHeader(void *arg, enum MHD_ValueKind kind, const char *name,
 		headers->signatures++;
 		headers->signature = value;
 	}
+	headers->end = value + value_len;
 	return MHD_YES;
 }
 
@@ -441,6 +449,26 @@ NameIsToken(const char *name, size_t len)
 			return false;
 	}
 	return len > 0;
+}
+
+/*
+ * Tells whether there is more between two lines than a number of bytes that end
+ * them.
+ *
+ * libmicrohttpd 0.9 drops what follows a NUL, and takes a line that begins with a
+ * NUL or a colon for the end of the header.
+ */
+static bool
+HasGap(const char *from, const char *to, ptrdiff_t max)
+{
+#if MHD_VERSION < 0x00097700
+	return to <= from || to - from > max;
+#else
+	(void) from;
+	(void) to;
+	(void) max;
+	return false;
+#endif
 }
 
 /*
