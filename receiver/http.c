@@ -36,6 +36,10 @@
 #define MAX_SIGNATURE_LEN 256
 #define RETRY_AFTER "5" /* seconds */
 
+/* Bytes of max_header_size: for a header field besides its text, for the answer. */
+#define FIELD_MEMORY 64
+#define ANSWER_MEMORY 256
+
 /* A client.  It is in the list unless a request of it waits for an answer. */
 typedef struct Peer
 {
@@ -368,6 +372,10 @@ StartRequest(Post *post, const char *url, const char *method,
 	size_t len = MHD_get_connection_info(post->connection,
 										 MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE)
 					 ->header_size;
+	int nfields = MHD_get_connection_values_n(post->connection,
+											  MHD_HEADER_KIND | MHD_COOKIE_KIND |
+												  MHD_GET_ARGUMENT_KIND,
+											  NULL, NULL);
 	bool is_ambiguous;
 
 	MHD_get_connection_values_n(post->connection, MHD_HEADER_KIND, ReadHeader,
@@ -386,7 +394,11 @@ StartRequest(Post *post, const char *url, const char *method,
 		return Answer(post);
 	}
 
-	if (strcmp(url, options.path) != 0)
+	/* else libmicrohttpd might have no memory to answer what is committed */
+	if (len + nfields * FIELD_MEMORY + ANSWER_MEMORY >
+		(size_t) options.max_header_size)
+		post->status = 431;
+	else if (strcmp(url, options.path) != 0)
 		post->status = 404;
 	else if (strcmp(method, MHD_HTTP_METHOD_POST) != 0)
 		post->status = 405;
@@ -610,6 +622,8 @@ DescribeStatus(int status)
 			return "length of body is missing";
 		case 413:
 			return "body is too large";
+		case 431:
+			return "header is too large";
 		case 503:
 			return "try again later";
 		default:

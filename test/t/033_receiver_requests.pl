@@ -140,6 +140,20 @@ print $socket "GET /webhooks/argyle HTTP/1.1\r\nHost: localhost\r\n\r\n";
 ($status, $header) = read_answer($socket);
 like($header, qr/^Allow: POST\r$/m, '405 says what is allowed');
 
+# What is committed is answered, even if its header fills the memory of the connection.
+my %answers;
+my $nlogged = $node->safe_psql('postgres', 'SELECT count(*) FROM gigs.gig_event_log');
+for (my $size = 3000; $size < 3700; $size += 5)
+{
+	$socket = $receiver->connect;
+	print $socket variant([ $length, 'X-Large: ' . 'x' x $size ]);
+	$answers{ eval { answer_of($socket) } || 'closed' }++;
+}
+cmp_ok($answers{'200 applied'}, '>', 0, 'a header that fits');
+cmp_ok($answers{431}, '>', 0, '... and larger ones');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM gigs.gig_event_log') - $nlogged,
+	$answers{'200 applied'}, '... and each that is logged is answered');
+
 # A chunked body has no length that could be checked before.
 $socket = $receiver->connect;
 print $socket variant([$chunked], content => sub { chunked('x' x 9_000_000) });
