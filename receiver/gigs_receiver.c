@@ -143,7 +143,12 @@ OpenListener(const char *option, const char *address)
 			port[-2] = '\0';
 			memmove(host, host + 1, strlen(host));
 		}
-		error = getaddrinfo(*host != '\0' ? host : NULL, port, &hints, &info);
+		/* getaddrinfo() would take them as other ports */
+		if (*port == '\0' || strtol(port, NULL, 10) > UINT16_MAX)
+			error = EAI_SERVICE;
+		else
+			error =
+				getaddrinfo(*host != '\0' ? host : NULL, port, &hints, &info);
 	}
 	if (error != 0)
 	{
