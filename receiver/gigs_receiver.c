@@ -33,6 +33,7 @@
 #define BACKLOG 4096
 #define RESERVED_FILES 64	   /* for all but HTTP clients */
 #define SHUTDOWN_TIME 20000000 /* microseconds */
+#define MAX_SHUTDOWN_TIME 25   /* seconds */
 
 const char program[] = "gigs_receiver";
 
@@ -41,6 +42,7 @@ static void RaiseFileLimit(void);
 static int OpenListener(const char *option, const char *address);
 static void Serve(int signals);
 static void Shut(void);
+static void EndProgram(int signal);
 
 int
 main(int argc, char *argv[])
@@ -202,6 +204,9 @@ Shut(void)
 	int64_t deadline = MonotonicTime() + SHUTDOWN_TIME;
 
 	LogMessage(LOG_LEVEL_INFO, "shutting down");
+	/* a thread may wait for a server that answers late, or not at all */
+	signal(SIGALRM, EndProgram);
+	alarm(MAX_SHUTDOWN_TIME);
 	QuiesceHttp();
 	while (!HttpIsIdle() && MonotonicTime() < deadline)
 	{
@@ -221,4 +226,14 @@ Shut(void)
 	StopHttp();
 	StopAdmin();
 	LogMessage(LOG_LEVEL_INFO, "shut down");
+}
+
+/*
+ * Ends the program at once.  The system closes the connections.
+ */
+static void
+EndProgram(int signal)
+{
+	(void) signal;
+	_exit(0);
 }

@@ -6,6 +6,7 @@ use warnings;
 
 use FindBin;
 use IO::Select;
+use IO::Socket::INET;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -23,6 +24,11 @@ create_gigs($node, 'postgres');
 $node->safe_psql('postgres', q{
 	CREATE ROLE receiver LOGIN;
 	SELECT gigs.grant_gig_receiver('receiver')});
+
+# It tries to connect, without end, while it is to end.
+my $silent = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 10) or die "could not listen: $!";
+my $waiting = GigReceiver->new('host=127.0.0.1 connect_timeout=0 port=' . $silent->sockport);
+$waiting->terminate;
 
 my $locker = $node->background_psql('postgres');
 my $receiver = GigReceiver->new("$database user=receiver", '--max-waiting', '20kB');
@@ -210,5 +216,6 @@ is($both->post_hook(70, 3), '200 duplicate', '... and knows what was acknowledge
 is($both->stop, 0, 'the receiver ends');
 is(troubles($standby, 'postgres'), '', 'log and accounts agree');
 $standby->stop;
+is($waiting->finish, 0, 'a receiver ends while it connects to a server that does not answer');
 
 done_testing();
