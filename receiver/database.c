@@ -61,7 +61,7 @@ DatabasesAreStopping(void)
 }
 
 /*
- * Connects.  If that fails, waits for a while, which grows, and returns false.
+ * Connects.  Returns false if that fails.
  */
 bool
 OpenDatabase(Database *database)
@@ -89,20 +89,19 @@ CloseDatabase(Database *database)
 }
 
 /*
- * Closes a connection that cannot be used, says why (once), and waits before the
- * next attempt.
+ * Closes a connection that cannot be used, and says why, unless it said so the
+ * last time.
  */
 void
 RejectDatabase(Database *database, const char *message)
 {
-	int64_t pause = database->pause < MIN_PAUSE ? MIN_PAUSE : database->pause;
+	char failure[sizeof(database->failure)];
 
-	if (!database->has_failed)
+	snprintf(failure, sizeof(failure), "%s", message);
+	if (strcmp(failure, database->failure) != 0)
 		LogMessage(LOG_LEVEL_ERROR, "%s", message);
-	database->has_failed = true;
-	database->pause = pause * 2 < MAX_PAUSE ? pause * 2 : MAX_PAUSE;
+	memcpy(database->failure, failure, sizeof(failure));
 	CloseDatabase(database);
-	WaitForEvent(database, -1, pause);
 }
 
 /*
@@ -111,8 +110,7 @@ RejectDatabase(Database *database, const char *message)
 void
 AcceptDatabase(Database *database)
 {
-	database->has_failed = false;
-	database->pause = 0;
+	database->failure[0] = '\0';
 	Count(COUNT_CONNECTS);
 	LogMessage(LOG_LEVEL_INFO, "connected to database \"%s\" at \"%s\"",
 			   PQdb(database->connection), PQhost(database->connection));
@@ -134,6 +132,23 @@ LoseDatabase(Database *database, const PGresult *result)
 				   ? PQerrorMessage(database->connection)
 				   : "it did not answer in time");
 	CloseDatabase(database);
+}
+
+/*
+ * Waits before the next attempt to connect: longer each time, until a connection
+ * has worked and the caller has set the pause to 0.
+ */
+void
+PauseDatabase(Database *database)
+{
+	int64_t pause = database->pause * 2;
+
+	if (pause < MIN_PAUSE)
+		pause = MIN_PAUSE;
+	if (pause > MAX_PAUSE)
+		pause = MAX_PAUSE;
+	database->pause = pause;
+	WaitForEvent(database, -1, pause);
 }
 
 /*

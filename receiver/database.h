@@ -17,8 +17,8 @@
 typedef struct Database
 {
 	PGconn *connection;
-	int64_t pause; /* before the next attempt, in microseconds */
-	bool has_failed;
+	int64_t pause;	   /* the last one, in microseconds; 0 once it has worked */
+	char failure[256]; /* why it could not be opened the last time */
 } Database;
 
 extern void InitDatabases(void);
@@ -29,6 +29,7 @@ extern void CloseDatabase(Database *database);
 extern void RejectDatabase(Database *database, const char *message);
 extern void LoseDatabase(Database *database, const PGresult *result);
 extern void AcceptDatabase(Database *database);
+extern void PauseDatabase(Database *database);
 extern PGresult *FinishQuery(Database *database, int64_t deadline);
 extern bool WaitForEvent(Database *database, int event, int64_t timeout);
 

@@ -33,6 +33,7 @@
 #define BACKLOG 4096
 #define RESERVED_FILES 64	   /* for all but HTTP clients */
 #define SHUTDOWN_TIME 20000000 /* microseconds */
+#define MAX_SHUTDOWN_TIME 25   /* seconds */
 
 const char program[] = "gigs_receiver";
 
@@ -42,6 +43,7 @@ static int OpenListener(const char *option, const char *address);
 static void LogStart(int listener);
 static void Serve(int signals);
 static void Shut(void);
+static void EndProgram(int signal);
 
 int
 main(int argc, char *argv[])
@@ -143,7 +145,12 @@ OpenListener(const char *option, const char *address)
 			port[-2] = '\0';
 			memmove(host, host + 1, strlen(host));
 		}
-		error = getaddrinfo(*host != '\0' ? host : NULL, port, &hints, &info);
+		/* getaddrinfo() would take them as other ports */
+		if (*port == '\0' || strtol(port, NULL, 10) > UINT16_MAX)
+			error = EAI_SERVICE;
+		else
+			error =
+				getaddrinfo(*host != '\0' ? host : NULL, port, &hints, &info);
 	}
 	if (port == NULL || error != 0)
 	{
@@ -217,6 +224,9 @@ Shut(void)
 	int64_t deadline = MonotonicTime() + SHUTDOWN_TIME;
 
 	LogMessage(LOG_LEVEL_INFO, "shutting down");
+	/* a thread may wait for a server that answers late, or not at all */
+	signal(SIGALRM, EndProgram);
+	alarm(MAX_SHUTDOWN_TIME);
 	QuiesceHttp();
 	while (!HttpIsIdle() && MonotonicTime() < deadline)
 	{
@@ -236,4 +246,14 @@ Shut(void)
 	StopHttp();
 	StopAdmin();
 	LogMessage(LOG_LEVEL_INFO, "shut down");
+}
+
+/*
+ * Ends the program at once.  The system closes the connections.
+ */
+static void
+EndProgram(int signal)
+{
+	(void) signal;
+	_exit(0);
 }

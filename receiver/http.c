@@ -8,13 +8,14 @@
  * RunHttp().
  *
  * A client has request_timeout to send a whole request, from the start of the
- * connection or the last answer on.  So clients are in a list in the order of
- * their deadlines.
+ * connection or the last answer on, and again to read the answer.  So clients are
+ * in a list in the order of their deadlines.
  *
  *-------------------------------------------------------------------------
  */
 #include <ctype.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +36,11 @@
 #define MAX_SIGNATURE_LEN 256
 #define RETRY_AFTER "5" /* seconds */
 
-/* A client.  It is in the list while a request of it is awaited. */
+/* Bytes of max_header_size: for a header field besides its text, for the answer. */
+#define FIELD_MEMORY 64
+#define ANSWER_MEMORY 256
+
+/* A client.  It is in the list unless a request of it waits for an answer. */
 typedef struct Peer
 {
 	TAILQ_ENTRY(Peer) link;
@@ -54,12 +59,14 @@ typedef struct Headers
 	bool is_chunked;
 	bool is_malformed;
 	const char *signature;
+	const char *end; /* of what has been read */
 } Headers;
 
 static struct MHD_Daemon *daemon_handle;
 static struct MHD_Response *outcome_responses[OUTCOMES];
-static TAILQ_HEAD(PeerList, Peer) senders = TAILQ_HEAD_INITIALIZER(senders);
-static int nrequests; /* begun and not completed */
+static TAILQ_HEAD(PeerList, Peer) peers = TAILQ_HEAD_INITIALIZER(peers);
+static int nrequests;	/* begun and not completed */
+static bool has_called; /* RunHttp(): the functions below */
 static bool quiescing;
 
 static char *ReadWholeFile(const char *path);
@@ -81,6 +88,7 @@ static enum MHD_Result ReadHeader(void *arg, enum MHD_ValueKind kind,
 								  const char *name, size_t name_len,
 								  const char *value, size_t value_len);
 static bool NameIsToken(const char *name, size_t len);
+static bool HasGap(const char *from, const char *to, ptrdiff_t max);
 static bool IsFolded(const char *name, size_t name_len, const char *value);
 static char *CopySignature(const char *value);
 static void AppendBody(Post *post, const char *data, size_t len);
@@ -121,6 +129,8 @@ StartHttp(int listen_socket)
 						 MHD_OPTION_CONNECTION_MEMORY_LIMIT,
 						 (size_t) options.max_header_size,
 						 MHD_OPTION_CONNECTION_MEMORY_INCREMENT, (size_t) 1024,
+						 MHD_OPTION_CONNECTION_TIMEOUT,
+						 (unsigned int) options.request_timeout,
 						 MHD_OPTION_STRICT_FOR_CLIENT, 1,
 						 MHD_OPTION_NOTIFY_CONNECTION, HandleClient, NULL,
 						 MHD_OPTION_NOTIFY_COMPLETED, HandleCompletion, NULL,
@@ -199,17 +209,26 @@ RunHttp(void)
 		MHD_resume_connection(post->connection);
 	}
 	ShedExpired(now);
-	while ((peer = TAILQ_FIRST(&senders)) != NULL && peer->deadline <= now)
+	while ((peer = TAILQ_FIRST(&peers)) != NULL && peer->deadline <= now)
 	{
 		UnlistPeer(peer);
-		/* libmicrohttpd finds it closed */
+		/*
+		 * libmicrohttpd finds it closed, but 0.9 not if a trailer has filled its
+		 * memory.  Such a connection it closes by MHD_OPTION_CONNECTION_TIMEOUT.
+		 */
 		shutdown(peer->socket, SHUT_RDWR);
 	}
+	has_called = false;
 	MHD_run(daemon_handle);
 	WakeSessions();
-	return MHD_get_timeout(daemon_handle, &timeout) == MHD_YES && timeout == 0
-			   ? 0
-			   : 100000;
+	if (MHD_get_timeout(daemon_handle, &timeout) != MHD_YES || timeout > 0)
+		return 100000;
+
+	/*
+	 * There is more to do.  But libmicrohttpd 0.9 says so as well, without end,
+	 * of a request whose chunk extension or trailer has filled its memory.
+	 */
+	return has_called ? 0 : 1000;
 }
 
 /*
@@ -267,12 +286,16 @@ HandleClient(void *arg, struct MHD_Connection *connection, void **context,
 	}
 }
 
+/*
+ * Gives a client request_timeout from now on.
+ */
 static void
 ListPeer(Peer *peer)
 {
+	UnlistPeer(peer);
 	peer->deadline =
 		MonotonicTime() + options.request_timeout * INT64_C(1000000);
-	TAILQ_INSERT_TAIL(&senders, peer, link);
+	TAILQ_INSERT_TAIL(&peers, peer, link);
 	peer->is_listed = true;
 }
 
@@ -280,7 +303,7 @@ static void
 UnlistPeer(Peer *peer)
 {
 	if (peer->is_listed)
-		TAILQ_REMOVE(&senders, peer, link);
+		TAILQ_REMOVE(&peers, peer, link);
 	peer->is_listed = false;
 }
 
@@ -304,6 +327,7 @@ HandleRequest(void *arg, struct MHD_Connection *connection, const char *url,
 	Post *post = *context;
 
 	(void) arg;
+	has_called = true;
 	if (post == NULL)
 	{
 		post = Reallocate(NULL, sizeof(Post));
@@ -344,13 +368,21 @@ static enum MHD_Result
 StartRequest(Post *post, const char *url, const char *method,
 			 const char *version)
 {
-	Headers headers = {0};
+	Headers headers = {.end = version + strlen(version)};
+	size_t len = MHD_get_connection_info(post->connection,
+										 MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE)
+					 ->header_size;
+	int nfields = MHD_get_connection_values_n(post->connection,
+											  MHD_HEADER_KIND | MHD_COOKIE_KIND |
+												  MHD_GET_ARGUMENT_KIND,
+											  NULL, NULL);
 	bool is_ambiguous;
 
 	MHD_get_connection_values_n(post->connection, MHD_HEADER_KIND, ReadHeader,
 								&headers);
 	is_ambiguous = headers.is_malformed || headers.content_lengths > 1 ||
-				   headers.transfer_encodings > 1 || headers.signatures > 1;
+				   headers.transfer_encodings > 1 || headers.signatures > 1 ||
+				   HasGap(headers.end, method + len, 4);
 	if (headers.transfer_encodings > 0 &&
 		(headers.content_lengths > 0 || !headers.is_chunked ||
 		 strcmp(version, MHD_HTTP_VERSION_1_1) != 0))
@@ -362,7 +394,11 @@ StartRequest(Post *post, const char *url, const char *method,
 		return Answer(post);
 	}
 
-	if (strcmp(url, options.path) != 0)
+	/* else libmicrohttpd might have no memory to answer what is committed */
+	if (len + nfields * FIELD_MEMORY + ANSWER_MEMORY >
+		(size_t) options.max_header_size)
+		post->status = 431;
+	else if (strcmp(url, options.path) != 0)
 		post->status = 404;
 	else if (strcmp(method, MHD_HTTP_METHOD_POST) != 0)
 		post->status = 405;
@@ -389,8 +425,8 @@ ReadHeader(void *arg, enum MHD_ValueKind kind, const char *name,
 	Headers *headers = arg;
 
 	(void) kind;
-	(void) value_len;
-	if (!NameIsToken(name, name_len) || IsFolded(name, name_len, value))
+	if (!NameIsToken(name, name_len) || HasGap(headers->end, name, 2) ||
+		IsFolded(name, name_len, value))
 		headers->is_malformed = true;
 	else if (strcasecmp(name, MHD_HTTP_HEADER_CONTENT_LENGTH) == 0)
 	{
@@ -407,6 +443,7 @@ ReadHeader(void *arg, enum MHD_ValueKind kind, const char *name,
 		headers->signatures++;
 		headers->signature = value;
 	}
+	headers->end = value + value_len;
 	return MHD_YES;
 }
 
@@ -424,6 +461,26 @@ NameIsToken(const char *name, size_t len)
 			return false;
 	}
 	return len > 0;
+}
+
+/*
+ * Tells whether there is more between two lines than a number of bytes that end
+ * them.
+ *
+ * libmicrohttpd 0.9 drops what follows a NUL, and takes a line that begins with a
+ * NUL or a colon for the end of the header.
+ */
+static bool
+HasGap(const char *from, const char *to, ptrdiff_t max)
+{
+#if MHD_VERSION < 0x00097700
+	return to <= from || to - from > max;
+#else
+	(void) from;
+	(void) to;
+	(void) max;
+	return false;
+#endif
 }
 
 /*
@@ -514,6 +571,8 @@ Answer(Post *post)
 	struct MHD_Response *response;
 	enum MHD_Result result;
 
+	/* one that does not read its answer would keep its connection forever */
+	ListPeer(GetPeer(post->connection));
 	if (post->outcome >= 0 && !quiescing)
 		return MHD_queue_response(post->connection, status,
 								  outcome_responses[post->outcome]);
@@ -563,6 +622,8 @@ DescribeStatus(int status)
 			return "length of body is missing";
 		case 413:
 			return "body is too large";
+		case 431:
+			return "header is too large";
 		case 503:
 			return "try again later";
 		default:
@@ -582,6 +643,7 @@ HandleCompletion(void *arg, struct MHD_Connection *connection, void **context,
 
 	(void) arg;
 	(void) code;
+	has_called = true;
 	if (post == NULL)
 		return;
 	if (post->status != 0)
@@ -593,6 +655,5 @@ HandleCompletion(void *arg, struct MHD_Connection *connection, void **context,
 	free(post);
 	*context = NULL;
 	nrequests--;
-	UnlistPeer(peer);
 	ListPeer(peer);
 }

@@ -28,6 +28,7 @@ static pthread_t thread;
 static int commit_event = -1;
 
 static void *RunNotify(void *arg);
+static void NotifyOfCommits(Database *database);
 static void Notify(Database *database);
 
 /*
@@ -76,23 +77,35 @@ RunNotify(void *arg)
 	(void) arg;
 	while (!DatabasesAreStopping())
 	{
-		uint64_t commits;
-
-		if (database.connection == NULL)
+		if (OpenDatabase(&database))
 		{
-			if (OpenDatabase(&database))
-				AcceptDatabase(&database);
+			AcceptDatabase(&database);
+			NotifyOfCommits(&database);
 		}
-		else if (read(commit_event, &commits, sizeof(commits)) > 0)
-		{
-			Notify(&database);
-			usleep(MIN_INTERVAL);
-		}
-		else if (!WaitForEvent(&database, commit_event, MAX_WAIT))
-			LoseDatabase(&database, NULL);
+		PauseDatabase(&database);
 	}
 	CloseDatabase(&database);
 	return NULL;
+}
+
+/*
+ * Notifies until the connection is lost or the threads are to end.
+ */
+static void
+NotifyOfCommits(Database *database)
+{
+	while (database->connection != NULL && !DatabasesAreStopping())
+	{
+		uint64_t commits;
+
+		if (read(commit_event, &commits, sizeof(commits)) > 0)
+		{
+			Notify(database);
+			usleep(MIN_INTERVAL);
+		}
+		else if (!WaitForEvent(database, commit_event, MAX_WAIT))
+			LoseDatabase(database, NULL);
+	}
 }
 
 /*
@@ -109,7 +122,9 @@ Notify(Database *database)
 						  "SELECT pg_catalog.pg_notify($1, '')", 1, NULL,
 						  values, NULL, NULL, 0))
 		result = FinishQuery(database, MonotonicTime() + ANSWER_TIMEOUT);
-	if (PQresultStatus(result) != PGRES_TUPLES_OK)
+	if (PQresultStatus(result) == PGRES_TUPLES_OK)
+		database->pause = 0;
+	else
 		LoseDatabase(database, result);
 	PQclear(result);
 }

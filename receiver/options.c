@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <libpq-fe.h>
+
 #include "options.h"
 
 #define MAX_LINE 4096
@@ -111,6 +113,7 @@ static void ReadLine(const char *path, int number, char *line,
 					 const char **values);
 static int FindOption(const char *name, size_t len);
 static void SetOption(const Option *option, const char *value);
+static bool IsConninfo(const char *value);
 static bool ReadNumber(const Option *option, const char *value, int64_t *number);
 static void PrintHelp(void);
 static void Fail(const char *format, ...)
@@ -134,6 +137,8 @@ ReadOptions(int argc, char *argv[])
 		SetOption(&table[i], values[i] != NULL ? values[i] : table[i].initial);
 	if ((*options.tls_certificate == '\0') != (*options.tls_key == '\0'))
 		Fail("\"tls-certificate\" and \"tls-key\" belong together");
+	if (!IsConninfo(options.database))
+		Fail("invalid value for \"database\": not a connection string or URI");
 	if (*options.path != '/')
 		Fail("\"path\" must begin with \"/\"");
 }
@@ -279,6 +284,22 @@ SetOption(const Option *option, const char *value)
 					 value);
 	}
 	*(int64_t *) member = number;
+}
+
+/*
+ * Tells whether libpq accepts a connection string, URI or name of a database.
+ * What it would say when it connects could quote a part of a password.
+ */
+static bool
+IsConninfo(const char *value)
+{
+	PQconninfoOption *parsed;
+
+	if (strchr(value, '=') == NULL && strstr(value, "://") == NULL)
+		return true;
+	parsed = PQconninfoParse(value, NULL);
+	PQconninfoFree(parsed);
+	return parsed != NULL;
 }
 
 static bool

@@ -112,12 +112,14 @@ RunSession(void *arg)
 
 	while (!DatabasesAreStopping())
 	{
-		if (!OpenDatabase(&session->database) || !PrepareSession(session))
-			continue;
-		AcceptDatabase(&session->database);
-		SessionIsUp(true);
-		Work(session);
-		SessionIsUp(false);
+		if (OpenDatabase(&session->database) && PrepareSession(session))
+		{
+			AcceptDatabase(&session->database);
+			SessionIsUp(true);
+			Work(session);
+			SessionIsUp(false);
+		}
+		PauseDatabase(&session->database);
 	}
 	CloseDatabase(&session->database);
 	free(session->bodies.data);
@@ -232,7 +234,11 @@ Work(Session *session)
 		else if (MonotonicTime() - checked_at >= CHECK_INTERVAL)
 		{
 			/* the privilege may have been revoked, or the server demoted */
-			free(FindExtension(database));
+			char *schema = FindExtension(database);
+
+			if (schema != NULL)
+				database->pause = 0;
+			free(schema);
 			checked_at = MonotonicTime();
 		}
 	}
@@ -285,6 +291,7 @@ CallIngest(Session *session, Post **posts, int nposts)
 	judgement = JudgeResult(result, posts, nposts);
 	if (judgement == CALL_COMMITTED)
 	{
+		database->pause = 0;
 		CountBatch(nposts, MonotonicTime() - started_at);
 		NotifyConsumers();
 	}
@@ -336,7 +343,7 @@ static CallResult
 JudgeResult(const PGresult *result, Post **posts, int nposts)
 {
 	/* classes of errors that no single post can cause */
-	static const char unavailable[] = "08 25 26 28 3D 42 53 55 57 58";
+	static const char unavailable[] = "08 25 26 28 3D 42 53 57 58";
 	static LogLimit limit;
 	const char *sqlstate;
 	char class[3] = "";

@@ -201,7 +201,10 @@ sub run_program
 {
 	my ($output, $errors) = ('', '');
 
-	IPC::Run::run([ 'gigs_receiver', @_ ], '<', \undef, '>', \$output, '2>', \$errors);
+	eval {
+		IPC::Run::run([ 'gigs_receiver', @_ ], '<', \undef, '>', \$output, '2>', \$errors,
+			IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+	};
 	return ($? >> 8, $output, $errors);
 }
 
@@ -230,6 +233,9 @@ my @refusals = (
 	[ [ '--tls-key', '/', '--tls-certificate', '/' ], qr/could not read file "\/"/, 1 ],
 	[ [ '--listen', 'nowhere' ], qr/invalid address for "listen": "nowhere": expected HOST:PORT/ ],
 	[ [ '--listen', '127.0.0.1:http:80' ], qr/invalid address for "listen"/ ],
+	[ [ '--listen', '127.0.0.1:' ], qr/invalid address for "listen": "127.0.0.1:"/ ],
+	[ [ '--listen', '127.0.0.1:99999' ], qr/invalid address for "listen": "127.0.0.1:99999"/ ],
+	[ [ '--database', 'password=not quoted' ], qr/^gigs_receiver: invalid value for "database": not a connection string or URI\n$/ ],
 	[ [ '--listen', '192.0.2.1:1' ], qr/could not listen on "192.0.2.1:1"/, 1 ],
 	[ [ '--config', "$config.none" ], qr/could not open configuration file/ ]);
 for my $refusal (@refusals)

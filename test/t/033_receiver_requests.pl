@@ -6,8 +6,10 @@
 use strict;
 use warnings;
 
+use Errno;
 use FindBin;
 use IO::Select;
+use Socket qw(SOL_SOCKET SO_RCVBUF inet_aton pack_sockaddr_in);
 use Test::More;
 use Time::HiRes qw(sleep);
 
@@ -44,6 +46,17 @@ sub variant
 
 sub chunked { my ($body) = @_; return sprintf "%x\r\n%s\r\n0\r\n\r\n", length $body, $body; }
 
+# Returns the processor time that a receiver has used, in hundredths of a second.
+sub cpu_time
+{
+	my ($self) = @_;
+	my $file = "/proc/$self->{program}{pid}/stat";
+
+	return if !-r $file;
+	my @fields = split / /, slurp_file($file) =~ s/.*\) //sr;
+	return $fields[11] + $fields[12];
+}
+
 my $length = 'Content-Length: LENGTH';
 my $chunked = 'Transfer-Encoding: chunked';
 
@@ -74,6 +87,11 @@ my @requests = (
 	[ 'a folded name', variant([ 'X-Folded: a', ' Content-Length: LENGTH', $length ]), 400, 'closed' ],
 	[ 'space before the colon', variant(['Content-Length : LENGTH']), 400, 'closed' ],
 	[ 'two signatures', variant([ $length, 'X-Argyle-Signature: ' . 'a' x 128 ]), 400, 'closed' ],
+	[ 'a NUL in a header', variant([ "X-Odd: a\0b", $length ]), 400, 'closed' ],
+	[ 'a NUL in the last header', variant([ $length, "X-Odd: a\0b" ]), 400, 'closed' ],
+	[ 'a line that begins with a NUL', variant([ "\0X-Odd: a", $length ]), 400, 'closed' ],
+	[ 'a line that begins with a colon', variant([ $length, ': Content-Length: 5' ]), 400, 'closed' ],
+	[ 'a line of a colon', variant([ $length, ':' ]), 400, 'closed' ],
 	[ 'a negative length', variant(['Content-Length: -1']), 400, 'closed' ],
 	[ 'a length with a sign', variant(['Content-Length: +LENGTH']), 400, 'closed' ],
 	[ 'a length with a unit', variant(['Content-Length: LENGTH bytes']), 400, 'closed' ],
@@ -122,6 +140,20 @@ print $socket "GET /webhooks/argyle HTTP/1.1\r\nHost: localhost\r\n\r\n";
 ($status, $header) = read_answer($socket);
 like($header, qr/^Allow: POST\r$/m, '405 says what is allowed');
 
+# What is committed is answered, even if its header fills the memory of the connection.
+my %answers;
+my $nlogged = $node->safe_psql('postgres', 'SELECT count(*) FROM gigs.gig_event_log');
+for (my $size = 3000; $size < 3700; $size += 5)
+{
+	$socket = $receiver->connect;
+	print $socket variant([ $length, 'X-Large: ' . 'x' x $size ]);
+	$answers{ eval { answer_of($socket) } || 'closed' }++;
+}
+cmp_ok($answers{'200 applied'}, '>', 0, 'a header that fits');
+cmp_ok($answers{431}, '>', 0, '... and larger ones');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM gigs.gig_event_log') - $nlogged,
+	$answers{'200 applied'}, '... and each that is logged is answered');
+
 # A chunked body has no length that could be checked before.
 $socket = $receiver->connect;
 print $socket variant([$chunked], content => sub { chunked('x' x 9_000_000) });
@@ -167,10 +199,20 @@ my %slow = (
 	'half a header' => substr(variant([$length]), 0, 60),
 	'half a body' => substr(variant([$length]), 0, -60),
 	'a chunk without end' => variant([$chunked], content => sub { "ff\r\nxx" }),
+	'a chunk extension without end' => variant([$chunked], content => sub { '5;' . 'x' x 9_000 }),
 	'half a request after one' => variant([$length]) . 'POST /webhooks');
 my %clients = map { $_ => $receiver->connect } keys %slow;
 print { $clients{$_} } $slow{$_} for sort keys %slow;
 is(answer_of($clients{'half a request after one'}), '200 applied', 'a request before half a one is answered');
+SKIP:
+{
+	my $used = cpu_time($receiver);
+
+	skip 'there is no /proc', 1 if !defined $used;
+	skip 'Valgrind is slow', 1 if $PostgreSQL::Test::Utils::timeout_default > 600;
+	sleep 1;
+	cmp_ok(cpu_time($receiver) - $used, '<', 30, '... and the others do not keep the receiver busy');
+}
 ok(is_closed($clients{$_}), "$_: the connection is closed after a while") for sort keys %slow;
 
 # One byte at a time does not count as progress.
@@ -180,6 +222,27 @@ for my $byte (split //, variant([$length]))
 	last if !print {$socket} $byte or IO::Select->new($socket)->can_read(0.05);
 }
 ok(is_closed($socket), 'a slow client is disconnected');
+
+# Trailers, one of which ends where the memory of the connection does.
+my @trailers = map { my $trailer = 'T: ' . 'x' x $_; variant([$chunked], content => sub { substr(chunked($_[0]), 0, -2) . "$trailer\r\n" }) } 3560 .. 3650;
+is_closed($_) for $receiver->start_posts(@trailers);
+
+# A client that sends requests, but does not read the answers.
+$socket = IO::Socket::INET->new(Proto => 'tcp') or die "could not create a socket: $!";
+setsockopt $socket, SOL_SOCKET, SO_RCVBUF, 1024;
+connect $socket, pack_sockaddr_in($receiver->{port}, inet_aton('127.0.0.1')) or die "could not connect: $!";
+$socket->blocking(0);
+$SIG{PIPE} = 'IGNORE';
+my $many = request('x' x 1_000) x 100;
+my $end = time + $PostgreSQL::Test::Utils::timeout_default;
+my ($sent, $written) = (0, 0);
+while (IO::Select->new($socket)->can_write(5) && time < $end)
+{
+	$written = syswrite $socket, $many, length($many) - $sent, $sent;
+	last if !defined $written && !$!{EAGAIN};
+	$sent = ($sent + ($written || 0)) % length $many;
+}
+ok(!defined $written && ($!{ECONNRESET} || $!{EPIPE}), 'a client that does not read is disconnected') or diag $!;
 
 # More clients than there may be have to wait, until some are gone.
 my @idle = map { $receiver->connect } 1 .. 120;
@@ -206,7 +269,9 @@ cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM gigs.gig_event_log'), 
 is($receiver->metric('gigs_receiver_shed_total'), 0, 'nothing is refused for want of memory');
 $receiver->wait_for('to have no requests', sub { $receiver->metric('gigs_receiver_waiting_bytes') == 0 });
 is($receiver->metric('gigs_receiver_waiting_events'), 0, 'no memory is held in the end');
+my $ended_at = time;
 is($receiver->stop, 0, 'the receiver ends in order');
+cmp_ok(time - $ended_at, '<', 15, '... and at once, since no connection is left');
 is(troubles($node, 'postgres'), '', 'log and accounts agree');
 $node->stop;
 

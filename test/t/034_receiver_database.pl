@@ -6,7 +6,9 @@ use warnings;
 
 use FindBin;
 use IO::Select;
+use IO::Socket::INET;
 use Test::More;
+use Time::HiRes qw(sleep time);
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -23,6 +25,11 @@ $node->safe_psql('postgres', q{
 	CREATE ROLE receiver LOGIN;
 	SELECT gigs.grant_gig_receiver('receiver')});
 
+# It tries to connect, without end, while it is to end.
+my $silent = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 10) or die "could not listen: $!";
+my $waiting = GigReceiver->new('host=127.0.0.1 connect_timeout=0 port=' . $silent->sockport);
+$waiting->terminate;
+
 my $locker = $node->background_psql('postgres');
 my $receiver = GigReceiver->new("$database user=receiver", '--max-waiting', '20kB');
 $receiver->wait_ready;
@@ -33,7 +40,7 @@ $receiver->wait_ready;
 # ---------------------------------------------------------------------------
 
 # A trigger makes the events of some accounts fail: 1 and 2 with an error that is
-# worth another attempt, the first one only a few times; 3 with another error.
+# worth another attempt, the first one only a few times; 3 and 4 with another error.
 $node->safe_psql('postgres', q{
 	CREATE SEQUENCE public.attempts;
 	CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -44,6 +51,10 @@ $node->safe_psql('postgres', q{
 			RAISE SQLSTATE '40P01' USING message = 'deadlock';
 		ELSIF new.account_id = md5('account 3')::uuid THEN
 			RAISE 'body: %', convert_from(new.body, 'UTF8');
+		ELSIF new.account_id = md5('account 4')::uuid THEN
+			RAISE SQLSTATE '55P03' USING message = 'locked for too long';
+		ELSIF new.account_id = md5('account 5')::uuid THEN
+			RAISE SQLSTATE '53100' USING message = 'disk full';
 		END IF;
 		RETURN new;
 	END $$;
@@ -57,6 +68,8 @@ is($receiver->metric('gigs_receiver_failures_total'), 1, '... which is counted')
 like($receiver->log_text, qr/error: could not ingest: SQLSTATE P0001, see the server's log\n/, '... and logged');
 unlike($receiver->log_text, qr/body:/, '... without the message, which may quote the body');
 
+is($receiver->post_hook(4, 1), 503, 'what waits too long for a lock is answered with 503');
+
 my @clients = ($receiver->hold_up($node, $locker, 9), $receiver->start_posts( map { signed_request(hook($_ % 7 ? 10 + $_ : 2 + $_ % 2, $_)) } 1 .. 40));
 $receiver->wait_for_waiting(42);
 ask($locker, 'COMMIT');
@@ -64,8 +77,20 @@ is_deeply([ map { answer_of($_) } @clients ],
 	[ ('200 applied') x 2, map { $_ % 7 ? '200 applied' : 503 } 1 .. 40 ],
 	'in a batch, only these fail');
 cmp_ok($receiver->metric('gigs_receiver_batch_events_count'), '<', 35, '... and the others remain together');
-$node->safe_psql('postgres', 'DROP TRIGGER fail ON gigs.gig_event_log');
 is($receiver->metric('gigs_receiver_database_lost_total'), 0, 'no connection is lost by errors of events');
+
+# A server that fails whatever is sent.
+my $failing = GigReceiver->new($database);
+$failing->wait_ready;
+my $end = time + 2;
+while (time < $end)
+{
+	is($failing->post_hook(5, 1), 503, 'a full disk is answered with 503') or last;
+	sleep 0.01;
+}
+cmp_ok($failing->metric('gigs_receiver_database_connects_total'), '<', 15, '... and the server is left alone for a while');
+$failing->stop;
+$node->safe_psql('postgres', 'DROP TRIGGER fail ON gigs.gig_event_log');
 
 # ---------------------------------------------------------------------------
 # The queue
@@ -174,8 +199,9 @@ pass('... which is noticed without webhooks, too');
 $node->safe_psql('postgres', q{SELECT gigs.grant_gig_receiver('receiver')});
 is($receiver->stop, 0, 'a receiver without a session ends');
 
-$node->safe_psql('postgres', 'CREATE DATABASE empty');
 my $lost = GigReceiver->new($node->connstr('empty'));
+$lost->wait_for('to miss the database', sub { $lost->log_text =~ /error: .*database "empty" does not exist\n/ });
+$node->safe_psql('postgres', 'CREATE DATABASE empty');
 $lost->wait_for('to miss the extension', sub { $lost->log_text =~ /error: the database has no extension "gigs_webhooks"\n/ });
 is($lost->post_hook(63, 2), 503, 'without the extension nothing is ingested');
 $node->safe_psql('empty', q{
@@ -208,5 +234,6 @@ is($both->post_hook(70, 3), '200 duplicate', '... and knows what was acknowledge
 is($both->stop, 0, 'the receiver ends');
 is(troubles($standby, 'postgres'), '', 'log and accounts agree');
 $standby->stop;
+is($waiting->finish, 0, 'a receiver ends while it connects to a server that does not answer');
 
 done_testing();
