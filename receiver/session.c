@@ -317,7 +317,8 @@ SendPosts(Session *session, Post **posts, int nposts)
 	{
 		const char *signature = posts[i]->signature;
 
-		AppendElement(bodies, posts[i]->body, posts[i]->len);
+		AppendElement(bodies, posts[i]->body != NULL ? posts[i]->body : "",
+					  posts[i]->len);
 		AppendElement(signatures, signature,
 					  signature != NULL ? strlen(signature) : 0);
 	}

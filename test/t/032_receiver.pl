@@ -77,6 +77,8 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM gigs.gig_event_log WHERE 
 	1, 'a body is logged byte for byte');
 
 my $socket = $receiver->connect;
+print $socket request('');
+like((read_answer($socket))[2], qr/"sqlstate": "22032"/, 'an empty body is not a null one');
 print $socket request('nonsense');
 my ($status, $header, $content) = read_answer($socket);
 is_deeply(JSON::PP::decode_json($content),
