@@ -61,6 +61,7 @@ my $length = 'Content-Length: LENGTH';
 my $chunked = 'Transfer-Encoding: chunked';
 
 # Whether a second post on the same connection is answered as well is told by "open".
+# Of two answers, one is that of another version of libmicrohttpd.
 my @requests = (
 	[ 'a post', variant([$length]), '200 applied', 'open' ],
 	[ 'a chunked body', variant([$chunked], content => \&chunked), '200 applied', 'open' ],
@@ -78,8 +79,8 @@ my @requests = (
 	[ 'a length and chunks', variant([ $length, $chunked ], content => \&chunked), 400, 'closed' ],
 	[ 'chunks and a length', variant([ $chunked, $length ], content => \&chunked), 400, 'closed' ],
 	[ 'two codings', variant([ $chunked, $chunked ], content => \&chunked), 400, 'closed' ],
-	[ 'gzip and chunks', variant(['Transfer-Encoding: gzip, chunked'], content => \&chunked), 400, 'closed' ],
-	[ 'chunks that are misspelt', variant(['Transfer-Encoding: xchunked'], content => \&chunked), 400, 'closed' ],
+	[ 'gzip and chunks', variant(['Transfer-Encoding: gzip, chunked'], content => \&chunked), '400|501', 'closed' ],
+	[ 'chunks that are misspelt', variant(['Transfer-Encoding: xchunked'], content => \&chunked), '400|501', 'closed' ],
 	[ 'chunks in HTTP/1.0', variant([$chunked], content => \&chunked, line => 'POST /webhooks/argyle HTTP/1.0'), 400, 'closed' ],
 	[ 'a folded header', variant([ 'X-Folded: a', ' b', $length ]), 400, 'closed' ],
 	[ 'a header folded by a tab', variant([ 'X-Folded: abcdef', "\tb", $length ]), 400, 'closed' ],
@@ -96,7 +97,7 @@ my @requests = (
 	[ 'a length with a sign', variant(['Content-Length: +LENGTH']), 400, 'closed' ],
 	[ 'a length with a unit', variant(['Content-Length: LENGTH bytes']), 400, 'closed' ],
 	[ 'a length in hexadecimal', variant(['Content-Length: 0x10']), 400, 'closed' ],
-	[ 'a length beyond all', variant([ 'Content-Length: ' . '9' x 30 ]), 413, 'closed' ],
+	[ 'a length beyond all', variant([ 'Content-Length: ' . '9' x 30 ]), '400|413', 'closed' ],
 	[ 'chunks that are none', variant([$chunked], content => sub { "zz\r\n$_[0]\r\n" }), 400, 'closed' ],
 	[ 'no host', variant([$length]) =~ s/Host: localhost\r\n//r, 400, 'closed' ],
 	[ 'no request', "nonsense\r\n\r\n", 'closed', 'closed' ],
@@ -122,7 +123,7 @@ for my $case (@requests)
 	my $socket = $receiver->connect;
 
 	print $socket $bytes;
-	is(answer_of($socket), $expected, "$title: $expected");
+	like(answer_of($socket), qr/^(?:$expected)$/, "$title: $expected");
 	if ($then eq 'closed')
 	{
 		ok(is_closed($socket), '... and the connection is closed');
