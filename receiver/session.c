@@ -238,6 +238,8 @@ Work(Session *session)
 
 			if (schema != NULL)
 				database->pause = 0;
+			else
+				Count(COUNT_LOST);
 			free(schema);
 			checked_at = MonotonicTime();
 		}
