@@ -291,23 +291,7 @@ sub check_mirror
 	my ($dbname, $argyle, $title) = @_;
 
 	wait_until($dbname, '(events_behind, retries, dead, working) = (0, 0, 0, 0) FROM gigs.gig_consumer_status');
-	my $gigs = ask_argyle($argyle, 'gigs');
-	my $n = $gigs =~ tr/\n//;
-
-	open my $file, '>', "$dumps/$dbname" or die "could not open $dumps/$dbname: $!";
-	print $file $gigs;
-	close $file;
-	is($node->safe_psql(
-			$dbname, "
-			SELECT count(*) FILTER (WHERE w.gig IS NOT NULL) || ' gigs, ' || count(*) FILTER (WHERE
-				(g.gig_id, g.account_id, g.start_datetime, g.gig) IS DISTINCT FROM
-				((w.gig->>'id')::uuid, (w.gig->>'account')::uuid, (w.gig->>'start_datetime')::timestamptz, w.gig)
-			) || ' differ'
-			FROM gig AS g
-			FULL JOIN (
-				SELECT line::jsonb AS gig FROM regexp_split_to_table(pg_read_file('$dumps/$dbname'), '\n') AS line WHERE line <> ''
-			) AS w ON g.gig_id = (w.gig->>'id')::uuid"),
-		"$n gigs, 0 differ", "$dbname: $title");
+	is((compare_gigs($node, $dbname, $argyle))[1], 0, "$dbname: $title");
 	return;
 }
 

@@ -248,17 +248,8 @@ sub counts { my ($self) = @_; return ask_argyle($self->{argyle}, 'settled') }
 sub gigs_and_differences
 {
 	my ($self) = @_;
-	my $path = $self->write_file('gigs', ask_argyle($self->{argyle}, 'gigs'));
 
-	return split /\|/, $self->{node}->safe_psql(
-		$dbname, "
-		SELECT count(w.gig), count(*) FILTER (WHERE
-			(g.gig_id, g.account_id, g.start_datetime, g.gig) IS DISTINCT FROM
-			((w.gig->>'id')::uuid, (w.gig->>'account')::uuid, (w.gig->>'start_datetime')::timestamptz, w.gig))
-		FROM gig AS g
-		FULL JOIN (
-			SELECT line::jsonb AS gig FROM regexp_split_to_table(pg_read_file('$path'), '\n') AS line WHERE line <> ''
-		) AS w ON g.gig_id = (w.gig->>'id')::uuid");
+	return compare_gigs($self->{node}, $dbname, $self->{argyle});
 }
 
 # Returns the number of webhooks that have been answered with 200, and how many of

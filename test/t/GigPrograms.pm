@@ -18,7 +18,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
 our @EXPORT = qw(start_program stop_program end_of wait_for_output output_of free_port
-  start_argyle ask_argyle request_gigs python npm_ci example);
+  start_argyle ask_argyle request_gigs compare_gigs python npm_ci example);
 
 my $python = '/usr/bin/python3';
 my $json = JSON::PP->new->utf8;
@@ -177,6 +177,25 @@ sub request_gigs
 	my $answer = $api->get($url);
 
 	return ($answer->{status}, eval { $json->decode($answer->{content}) }, $answer->{headers});
+}
+
+# Returns the number of gigs of the stand-in, and how many differ between it and the
+# table of the consumers.
+sub compare_gigs
+{
+	my ($node, $dbname, $argyle) = @_;
+	my $path = PostgreSQL::Test::Utils::tempdir('gigs') . '/gigs';
+
+	append_to_file($path, ask_argyle($argyle, 'gigs'));
+	return split /\|/, $node->safe_psql(
+		$dbname, "
+		SELECT count(w.gig), count(*) FILTER (WHERE
+			(g.gig_id, g.account_id, g.start_datetime, g.gig) IS DISTINCT FROM
+			((w.gig->>'id')::uuid, (w.gig->>'account')::uuid, (w.gig->>'start_datetime')::timestamptz, w.gig))
+		FROM gig AS g
+		FULL JOIN (
+			SELECT line::jsonb AS gig FROM regexp_split_to_table(pg_read_file('$path'), '\n') AS line WHERE line <> ''
+		) AS w ON g.gig_id = (w.gig->>'id')::uuid");
 }
 
 END
