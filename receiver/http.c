@@ -395,7 +395,7 @@ StartRequest(Post *post, const char *url, const char *method,
 	}
 
 	/* else libmicrohttpd might have no memory to answer what is committed */
-	if (len + nfields * FIELD_MEMORY + ANSWER_MEMORY >
+	if (len + (size_t) nfields * FIELD_MEMORY + ANSWER_MEMORY >
 		(size_t) options.max_header_size)
 		post->status = 431;
 	else if (strcmp(url, options.path) != 0)
