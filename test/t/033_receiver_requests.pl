@@ -214,7 +214,9 @@ SKIP:
 	sleep 1;
 	cmp_ok(cpu_time($receiver) - $used, '<', 30, '... and the others do not keep the receiver busy');
 }
-ok(is_closed($clients{$_}), "$_: the connection is closed after a while") for sort keys %slow;
+# Of this, newer versions of libmicrohttpd say what they think.
+like(answer_of(delete $clients{'a chunk extension without end'}), qr/^(?:closed|4\d\d)$/, 'a chunk extension without end is refused');
+ok(is_closed($clients{$_}), "$_: the connection is closed after a while") for sort keys %clients;
 
 # One byte at a time does not count as progress.
 $socket = $receiver->connect;
