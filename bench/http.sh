@@ -20,10 +20,6 @@ service_log() {
 	echo "$SCRATCH/service.log"
 }
 
-free_port() {
-	perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1")->sockport'
-}
-
 # Starts a service, in a process group of its own, which can be ended without
 # knowing how as_user has started it; the shell in between waits for it then.
 # Should this script end before, the mark in its environment gives it away.

@@ -21,9 +21,10 @@
 #   stage COMMAND...        run a command or function such that a signal to the
 #                           script is acted on at once
 #   server_log              the name of the server's log
+#   free_port               print a TCP port of 127.0.0.1 that is free
 #
-# Nothing is written outside of the scratch directory, and no TCP port is
-# opened.  The scratch directory stays when KEEP_SCRATCH is set; processes
+# Nothing is written outside of the scratch directory, and none of these opens a TCP
+# port.  The scratch directory stays when KEEP_SCRATCH is set; processes
 # never do.
 
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -49,6 +50,10 @@ fail() {
 
 server_log() {
 	echo "$SCRATCH/server.log"
+}
+
+free_port() {
+	perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1")->sockport'
 }
 
 # ---------------------------------------------------------------------------
