@@ -5,7 +5,6 @@ use strict;
 use warnings;
 
 use FindBin;
-use IO::Select;
 use IO::Socket::INET;
 use Test::More;
 use Time::HiRes qw(sleep time);
